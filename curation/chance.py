@@ -1,0 +1,127 @@
+"""Chance as a hash: every random choice is a function of (seed, purpose, sample id).
+
+No generator state exists anywhere, so a choice does not depend on how the samples are spread over
+workers, on their order, or on retries. A *key* is the 128-bit BLAKE2b digest of a sample's id, held
+as two big-endian 64-bit words so that comparing words compares digests. A *salt* mixes the seed, the
+purpose and the place of the draw (level, step, round). A *draw* U is an odd 53-bit integer, exact in
+float64; "take m at random" means "take the m smallest U", a weighted draw of many takes the m
+smallest U / w (sequential Poisson sampling, Ohlsson 1998), with ties in the order of the keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEY_BYTES = 16
+
+_INCREMENT = np.uint64(0x9E3779B97F4A7C15)
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+
+
+class Purpose(IntEnum):
+    """What a draw is for; part of its salt, so that two purposes never share their luck."""
+
+    FIRST_SEED = 1
+    SEED_CANDIDATES = 2
+    RESAMPLE = 3
+    REMAINDER = 4
+    LEAF_DRAW = 5
+    RANDOM_BASELINE = 6
+    CENTROID_KEY = 7
+    ENCODER_FIT = 8
+    SHOWN = 9
+
+
+def digests(ids: Iterable[str]) -> list[bytes]:
+    """The 16-byte BLAKE2b digest of the UTF-8 form of every id."""
+    return [hashlib.blake2b(i.encode(), digest_size=KEY_BYTES).digest() for i in ids]
+
+
+def keys_of(ids: Iterable[str]) -> NDArray[np.uint64]:
+    """Keys of ids, shape (n, 2), uint64."""
+    return keys_from_digests(digests(ids))
+
+
+def keys_from_digests(values: Sequence[bytes]) -> NDArray[np.uint64]:
+    """Keys from stored digests (n of 16 bytes), shape (n, 2), uint64."""
+    return keys_from_buffer(b"".join(values))
+
+
+def keys_from_buffer(buffer: bytes | memoryview) -> NDArray[np.uint64]:
+    """Keys from n digests laid end to end (16 n bytes), shape (n, 2), uint64."""
+    return np.frombuffer(buffer, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def centroid_keys(level: int, count: int) -> NDArray[np.uint64]:
+    """Keys of the clusters 0..count-1 of a level, whose id is (level, cluster); shape (count, 2)."""
+    base = salt(0, Purpose.CENTROID_KEY, level)
+    first = splitmix64(np.arange(count, dtype=np.uint64) ^ base)
+    return np.stack([first, splitmix64(first)], axis=1)
+
+
+def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The splitmix64 finaliser (Steele, Lea and Flood, OOPSLA 2014), elementwise; a bijection."""
+    with np.errstate(over="ignore"):
+        x = x + _INCREMENT
+        x = (x ^ (x >> np.uint64(30))) * _FIRST
+        x = (x ^ (x >> np.uint64(27))) * _SECOND
+        mixed: NDArray[np.uint64] = x ^ (x >> np.uint64(31))
+    return mixed
+
+
+def salt(seed: int, purpose: Purpose, *place: int) -> np.uint64:
+    """One 64-bit word for a draw: the seed, the purpose, and any place (level, step, round)."""
+    word = np.zeros(1, np.uint64)
+    for part in (seed, int(purpose), *place):
+        word = splitmix64(word ^ np.uint64(part & 0xFFFFFFFFFFFFFFFF))
+    return np.uint64(word[0])
+
+
+def mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Both words of every key folded into one, shape (n,): what `draws` takes, computed once a block."""
+    return splitmix64(keys[:, 0]) ^ keys[:, 1]
+
+
+def draws(mixed_keys: NDArray[np.uint64], salt_word: np.uint64) -> NDArray[np.float64]:
+    """U for every key: an odd 53-bit integer in float64, shape (n,)."""
+    h = splitmix64(mixed_keys ^ salt_word)
+    return ((h >> np.uint64(12)) * np.uint64(2) + np.uint64(1)).astype(np.float64)
+
+
+def order(
+    values: NDArray[np.float64], keys: NDArray[np.uint64], groups: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Indices that sort by (group, value, key): a total order, since keys differ."""
+    columns = (keys[:, 1], keys[:, 0], values)
+    return np.lexsort(columns if groups is None else (*columns, groups))
+
+
+def smallest(values: NDArray[np.float64], keys: NDArray[np.uint64], m: int) -> NDArray[np.int64]:
+    """Indices of the m smallest values, ascending, ties by key; all of them if there are fewer.
+
+    The partition only finds the m-th smallest *value*, which is the same whatever the algorithm;
+    which rows share it is settled by the keys.
+    """
+    n = len(values)
+    if m <= 0 or n == 0:
+        return np.empty(0, np.int64)
+    if m >= n:
+        return order(values, keys)
+    limit = np.partition(values, m - 1)[m - 1]
+    near = np.flatnonzero(values <= limit)
+    return near[order(values[near], keys[near])[:m]]
+
+
+def rank_in_group(sorted_groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Position of every entry within its run of equal groups (0, 1, ...), for groups sorted together."""
+    n = len(sorted_groups)
+    if n == 0:
+        return np.empty(0, np.int64)
+    starts = np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]])
+    return np.arange(n) - np.repeat(starts, np.diff(np.r_[starts, n]))

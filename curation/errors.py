@@ -1,0 +1,9 @@
+"""What `curation` raises when a request cannot be met."""
+
+
+class CurationError(ValueError):
+    """A request that cannot be met: the message names the thing, the value and the way out."""
+
+
+class WorkerRestartedError(RuntimeError):
+    """A worker lost what it had computed since the fit began (its process was replaced)."""

@@ -1,0 +1,194 @@
+"""Arithmetic without rounding: the grid, and sums on it that no order can change.
+
+Rows are held as float32 multiples of 2^-24 with norms of at most 65/64, after a division by a power
+of two 2^e that is fixed once for a pool (`Grid`). A product of two coordinates is then a multiple of
+2^-48, and a squared distance or an inner product stays below 2^5, so float64 (53 bits) adds them
+exactly in any order, with or without fused multiply-add, in any BLAS. Sums over rows are int64
+multiples of 2^-24 (`cluster_sums`, exact for 2^38 rows in one cluster); sums of squares over rows
+are Python integers in units of 2^-48 (`total`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.errors import CurationError
+
+UNIT = 2.0**24  # grid steps in 1.0
+SQUARE_UNIT = 2.0**48  # steps of a squared distance in 1.0
+_BLOCK = 8192  # rows a block: float64 copies stay in cache and below 2^53 steps
+_MAX_ROWS = 2**38  # rows of norm 2^24 steps that an int64 sum surely holds
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A pool's grid: rows are multiples of 2^(exponent - 24), bounded by 2^exponent in norm."""
+
+    exponent: int
+
+    def encode(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        """Rows (n, d) divided by 2^exponent and rounded to multiples of 2^-24, as float32."""
+        out = np.empty(rows.shape, np.float32)
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK].astype(np.float64)
+            out[start : start + _BLOCK] = np.rint(np.ldexp(block, 24 - self.exponent)) / UNIT
+        return out
+
+    def decode(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows on the grid in the pool's own scale (exact)."""
+        return np.ldexp(rows, self.exponent)
+
+    def decode_squared(self, squared: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared distances on the grid in the pool's own scale (exact)."""
+        return np.ldexp(squared, 2 * self.exponent)
+
+
+def grid_exponent(rows: NDArray[Any]) -> int:
+    """The smallest e with every row's norm at most 65/64 * 2^e and every coordinate at most 2^e.
+
+    A row's norm is bounded in integers from the row alone, so the maximum over blocks is the same
+    however the rows are spread. The slack of 1/64 lets unit rows that were rounded keep e = 0; it
+    costs nothing, float64 has five bits to spare.
+
+    Raises:
+        CurationError: A row holds NaN or an infinity.
+    """
+    exponent = -126
+    for start in range(0, len(rows), _BLOCK):
+        block = np.abs(rows[start : start + _BLOCK].astype(np.float64))
+        top = block.max(axis=1, initial=0.0)
+        if not np.isfinite(top).all():
+            row = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+            raise CurationError(f"row {row} holds NaN or an infinity; drop it or repair it first")
+        mantissa, power = np.frexp(top)
+        power = np.where(mantissa == 0.5, power - 1, power)  # top <= 2^power
+        steps = np.ceil(np.ldexp(block, (20 - power)[:, None])).astype(np.int64)
+        square = np.einsum("ij,ij->i", steps, steps)
+        # norm <= 2^power * sqrt(square) / 2^20, and 4225 / 4096 = (65/64)^2
+        while (over := square > 4225 << 28).any():
+            square = np.where(over, square >> 2, square)
+            power = np.where(over, power + 1, power)
+        exponent = max(exponent, int(np.where(top > 0, power, -126).max(initial=-126)))
+    return exponent if exponent > -126 else 0
+
+
+def sum_of_squares(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Squared norms (n,) of any finite rows (n, d), added column by column: one order everywhere."""
+    out = np.empty(len(rows))
+    for start in range(0, len(rows), _BLOCK // 4):
+        columns = np.ascontiguousarray(rows[start : start + _BLOCK // 4].T, dtype=np.float64)
+        acc = np.zeros(columns.shape[1])
+        for column in columns:  # one ufunc a column: each addition is rounded in the same order
+            acc += column * column
+        out[start : start + _BLOCK // 4] = acc
+    return out
+
+
+def normalize_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows (n, d) scaled to unit norm, float32, bit-identical on every machine; zero rows stay zero."""
+    norms = np.sqrt(sum_of_squares(rows))
+    norms[norms == 0] = 1.0
+    out = np.empty(rows.shape, np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        out[block] = rows[block].astype(np.float64) / norms[block, None]
+    return out
+
+
+def squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Exact squared norms (n,) of rows on the grid."""
+    out = np.empty(len(rows))
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK].astype(np.float64)
+        out[start : start + _BLOCK] = np.einsum("ij,ij->i", block, block)
+    return out
+
+
+def squared_distances(
+    rows: NDArray[np.float32],
+    others: NDArray[np.float32],
+    row_index: NDArray[np.int64] | None,
+    other_index: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Exact squared distances between pairs of rows on the grid, shape (pairs,).
+
+    Args:
+        rows: Rows (n, d).
+        others: Rows (k, d).
+        row_index: Row of each pair, or None for 0, 1, ..., n-1.
+        other_index: Other row of each pair.
+    """
+    out = np.empty(len(other_index))
+    for start in range(0, len(other_index), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        left = rows[block] if row_index is None else rows[row_index[block]]
+        difference = np.subtract(left, others[other_index[block]], dtype=np.float64)
+        out[block] = np.einsum("ij,ij->i", difference, difference)
+    return out
+
+
+def cluster_sums(
+    rows: NDArray[np.float32], labels: NDArray[np.int64], n_clusters: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Exact sums (k, d) of the rows of each cluster in steps of 2^-24, and their counts (k,).
+
+    Reads every row once, in blocks of one cluster after another; a block's float64 partial sums are
+    below 2^53 steps, the running sums are int64.
+
+    Raises:
+        CurationError: A cluster holds more rows than an int64 sum is sure to hold.
+    """
+    counts = np.bincount(labels, minlength=n_clusters).astype(np.int64)
+    if counts.max(initial=0) > _MAX_ROWS:
+        raise CurationError(f"a cluster holds {counts.max()} rows; exact sums reach {_MAX_ROWS}")
+    sums = np.zeros((n_clusters, rows.shape[1]), np.int64)
+    by_cluster = np.argsort(labels, kind="stable")
+    sorted_labels = labels[by_cluster]
+    for start in range(0, len(rows), _BLOCK):
+        inside = sorted_labels[start : start + _BLOCK]
+        first = np.flatnonzero(np.r_[True, inside[1:] != inside[:-1]])
+        steps = rows[by_cluster[start : start + _BLOCK]].astype(np.float64) * UNIT
+        sums[inside[first]] += np.add.reduceat(steps, first, axis=0).astype(np.int64)
+    return sums, counts
+
+
+def mean_on_grid(
+    sums: NDArray[np.int64], counts: NDArray[np.int64], *, unit_norm: bool
+) -> NDArray[np.float32]:
+    """Means (k, d) of exact sums, rounded to the grid; rows without points come out as zero.
+
+    Args:
+        sums: Sums (k, d) in grid steps.
+        counts: Points (k,) behind each sum.
+        unit_norm: Scale each mean to unit norm (spherical k-means).
+    """
+    if unit_norm:
+        norms = np.sqrt(sum_of_squares(sums))
+        scale = np.where(norms > 0, norms, 1.0)[:, None]
+        return (np.rint(sums / scale * UNIT) / UNIT).astype(np.float32)
+    return (np.rint(sums / np.maximum(counts, 1)[:, None]) / UNIT).astype(np.float32)
+
+
+def total(units: NDArray[np.int64]) -> int:
+    """Sum of int64 values as a Python integer, without overflow (two halves of 24 low bits and the rest)."""
+    high = int((units >> 24).sum(dtype=np.int64))
+    return (high << 24) + int((units & 0xFFFFFF).sum(dtype=np.int64))
+
+
+def square_units(squared: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Exact squared distances as int64 multiples of 2^-48."""
+    return (squared * SQUARE_UNIT).astype(np.int64)
+
+
+def inertia_terms(centroids: NDArray[np.float32], sums: NDArray[np.int64], counts: NDArray[np.int64]) -> int:
+    """Sum over clusters of n |c|^2 - 2 c.S in units of 2^-48: the objective less the sum of |x|^2."""
+    steps = (centroids.astype(np.float64) * UNIT).astype(np.int64)
+    squares = np.einsum("ij,ij->i", steps, steps)
+    weight = (total((squares >> 24) * counts) << 24) + total((squares & 0xFFFFFF) * counts)
+    high = np.einsum("ij,ij->i", steps, sums >> 24)
+    low = np.einsum("ij,ij->i", steps, sums & 0xFFFFFF)
+    return weight - 2 * ((total(high) << 24) + total(low))

@@ -1,0 +1,283 @@
+"""Hierarchical k-means with resampling (Vo et al., arXiv 2405.15613, section 3 and algorithm 1).
+
+Level 1 clusters the points, level t the centroids of level t - 1. Resampling repeats a level's
+k-means on the few points of each cluster that lie closest to its centroid, which spreads the next
+centroids more evenly; every repetition starts afresh.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation import chance, exact
+from curation.assign import Assigner
+from curation.errors import CurationError
+from curation.kmeans import Distance, check_points, fit_centroids, grid_rows, point_keys, settle
+from curation.points import EVERYTHING, PointBlock
+from curation.tree import Leaves, Level, Tree
+from curation.workers import Handle, LocalWorkers, Workers
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to grow.
+
+    Attributes:
+        n_clusters: Clusters a level, from the leaves up, decreasing.
+        resample_steps: Resampling steps a level.
+        resample_points: Points taken of each cluster, an entry a level, 0 or 1 for no resampling;
+            "auto": none at level 1, half the mean cluster size (rounded half up) above.
+        resample_strategy: Which points: "closest" to the centroid, or "random".
+        max_iter: Most iterations of a k-means.
+        tol: Least relative gain of an iteration; 0 goes on until nothing moves.
+        distance: "euclidean", or "cosine" for spherical k-means at every level.
+        random_state: Seed of every hashed draw.
+    """
+
+    n_clusters: Sequence[int]
+    resample_steps: int = 0
+    resample_points: Sequence[int] | Literal["auto"] = "auto"
+    resample_strategy: Literal["closest", "random"] = "closest"
+    max_iter: int = 50
+    tol: float = 0.0
+    distance: Distance = "euclidean"
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        k = list(self.n_clusters)
+        if not k or min(k) < 1 or any(low <= high for low, high in itertools.pairwise(k)):
+            raise CurationError(
+                f"n_clusters is {k}; give at least one number, each level fewer than the one below"
+            )
+        if self.resample_points != "auto" and len(self.resample_points) != len(k):
+            raise CurationError(
+                f"resample points {list(self.resample_points)} has {len(self.resample_points)} entries "
+                f"for {len(k)} levels; give one a level, 0 for none"
+            )
+
+    def points_of(self, level: int, n_inputs: int) -> int:
+        """Points that a resampling step takes of each cluster of a level; 0 for no resampling."""
+        if self.resample_steps == 0:
+            return 0
+        if self.resample_points != "auto":
+            points = self.resample_points[level - 1]
+        elif level == 1:
+            points = 0
+        else:
+            points = int(n_inputs / self.n_clusters[level - 1] / 2 + 0.5)
+        return points if points > 1 else 0
+
+    def fits(self, n_points: int) -> int:
+        """k-means fits that growing takes, for a progress bar."""
+        inputs = [n_points, *self.n_clusters]
+        return sum(
+            1 + self.resample_steps * (self.points_of(level, n) > 0)
+            for level, n in zip(range(1, len(self.n_clusters) + 1), inputs, strict=False)
+        )
+
+
+@dataclass
+class Grown:
+    """One level as it was grown.
+
+    Attributes:
+        slices: Handles of its centroids, on the grid.
+        sizes: Pool samples (k,) under each cluster.
+        parents: Its clusters' clusters at the level above (k,), once that is grown.
+        inertia: Sum of squared distances of its inputs, in units of 2^-48 on the grid.
+    """
+
+    slices: list[Handle]
+    sizes: NDArray[np.int64]
+    parents: NDArray[np.int64] | None = None
+    inertia: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def auto_clusters(n_points: int) -> list[int]:
+    """Levels for a pool, from the leaves up: a leaf for every ten samples, up to ten million.
+
+    Each level above has a fifth of the clusters of the one below, three levels in all, none of fewer
+    than ten clusters; from a million leaves on the paper's ratios 20, 10 and 5.
+    """
+    leaves = max(1, min(n_points // 10, 10_000_000))
+    ratios = (20, 10, 5) if leaves >= 1_000_000 else (5, 5)
+    levels = [leaves]
+    for ratio in ratios:
+        if levels[-1] // ratio < 10:
+            break
+        levels.append(levels[-1] // ratio)
+    return levels
+
+
+def grow(workers: Workers, recipe: Recipe, on_leaves: Callable[[Grown], Any]) -> list[Grown]:
+    """Grows a tree over the points that the workers hold, who are closed in the end.
+
+    Args:
+        workers: Who holds the points.
+        recipe: What to grow.
+        on_leaves: Called with level 1 while the workers still hold its points.
+
+    Returns:
+        The levels from the leaves up.
+    """
+    n_inputs = sum(count for count, _, _ in workers.get(workers.points("describe")))
+    if n_inputs < recipe.n_clusters[0]:
+        raise CurationError(
+            f"level 1 asks for {recipe.n_clusters[0]} clusters of {n_inputs} points; "
+            f"ask for at most {n_inputs}"
+        )
+    grown: list[Grown] = []
+    holders = workers
+    for level in range(1, len(recipe.n_clusters) + 1):
+        new, labels = holders.conduct(grow_level, recipe, level, n_inputs)
+        if grown:
+            parents = np.concatenate(labels)
+            grown[-1].parents = parents
+            new.sizes = np.zeros(len(new.sizes), np.int64)
+            np.add.at(new.sizes, parents, grown[-1].sizes)
+        else:
+            on_leaves(new)
+        grown.append(new)
+        n_inputs = len(new.sizes)
+        if level < len(recipe.n_clusters):
+            holders = holders.above(new.slices, level, n_inputs)
+    holders.close()
+    return grown
+
+
+def grow_level(
+    workers: Workers, recipe: Recipe, level: int, n_inputs: int
+) -> tuple[Grown, list[NDArray[np.int64]]]:
+    """k-means on a level's inputs, then its resampling steps, then one assignment of all inputs."""
+    wanted = recipe.n_clusters[level - 1]
+    notes: list[str] = []
+
+    def cluster(view: str, step: int) -> list[Handle]:
+        workers.tick(f"level {level} step {step}", 0, 1)
+        fit = fit_centroids(
+            workers,
+            view,
+            wanted,
+            place=(recipe.random_state, level, step),
+            max_iter=recipe.max_iter,
+            tol=recipe.tol,
+            distance=recipe.distance,
+        )
+        if fit.n_clusters < wanted:
+            what = "inputs" if step == 0 else f"resampled points at step {step}"
+            notes.append(
+                f"level {level}: {wanted} clusters were asked for but there are only {fit.n_clusters} "
+                f"distinct {what}, so each is a cluster of its own"
+            )
+        workers.tick(f"level {level} step {step}", 1, 1)
+        return fit.slices
+
+    slices = cluster(EVERYTHING, 0)
+    limit = recipe.points_of(level, n_inputs)
+    for step in range(1, recipe.resample_steps + 1 if limit else 1):
+        salt = int(chance.salt(recipe.random_state, chance.Purpose.RESAMPLE, level, step))
+        leaders = workers.points(
+            "leaders", recipe.resample_strategy, salt, limit, *slices, returns=len(slices)
+        )
+        if len(slices) == 1:
+            leaders = [(part,) for part in leaders]
+        limits = [
+            workers.slice(i, "limits", part, limit, *(block[i] for block in leaders))
+            for i, part in enumerate(slices)
+        ]
+        view = f"level {level} step {step}"
+        workers.enter(view, recipe.resample_strategy, salt, len(slices), *slices, *limits)
+        slices = cluster(view, step)
+    workers.leave()
+    slices, counts, inertia, keep = settle(workers, slices)
+    if not keep.all():
+        notes.append(f"level {level}: {int((~keep).sum())} clusters ended empty and were removed")
+    labels: list[NDArray[np.int64]] = []
+    if level > 1:
+        labels = workers.get(workers.points("labels", np.arange(len(counts)), *slices))
+    return Grown(slices, counts, None, inertia, notes), labels
+
+
+class HierarchicalKMeans:
+    """Hierarchical k-means with resampling on an array in one process.
+
+    Args:
+        n_clusters: Clusters a level, from the leaves up, such as [3000, 1000, 300].
+        resample_steps: Resampling steps a level.
+        resample_points: See `Recipe`.
+        resample_strategy: See `Recipe`.
+        max_iter: Most iterations of a k-means.
+        tol: Least relative gain of an iteration.
+        distance: "euclidean" or "cosine".
+        random_state: Seed of every hashed draw.
+        assigner: How to look for nearest centroids; changes no result.
+
+    Attributes:
+        tree_: The tree, with the pool's leaves, for `balanced_sample`.
+        labels_: Cluster of each row at level 1 (n,).
+        inertia_: Sum of squared distances of the rows to their leaves' centroids.
+    """
+
+    def __init__(
+        self,
+        n_clusters: Sequence[int],
+        *,
+        resample_steps: int = 0,
+        resample_points: Sequence[int] | Literal["auto"] = "auto",
+        resample_strategy: Literal["closest", "random"] = "closest",
+        max_iter: int = 50,
+        tol: float = 0.0,
+        distance: Distance = "euclidean",
+        random_state: int = 0,
+        assigner: Assigner | None = None,
+    ) -> None:
+        self.recipe = Recipe(
+            n_clusters,
+            resample_steps,
+            resample_points,
+            resample_strategy,
+            max_iter,
+            tol,
+            distance,
+            random_state,
+        )
+        self.assigner = assigner or Assigner()
+
+    def fit(self, embeddings: NDArray[Any], ids: Sequence[str] | None = None) -> Self:
+        """Grows the tree over rows (n, d) of any float dtype.
+
+        Args:
+            embeddings: The rows.
+            ids: Their names, all different; the row numbers by default. Chance hangs on the names.
+
+        Raises:
+            CurationError: The input is unfit, or there are fewer rows than clusters at level 1.
+        """
+        rows, grid = grid_rows(np.asarray(embeddings), self.recipe.distance)
+        keys = point_keys(len(rows), ids)
+        workers = LocalWorkers([PointBlock(rows, keys, self.assigner)])
+        check_points(workers, grid.exponent)
+        found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+
+        def keep(leaves: Grown) -> None:
+            numbers = np.arange(len(leaves.sizes))
+            found.extend(workers.points("save", lambda *told: told, numbers, *leaves.slices))
+
+        grown = grow(workers, self.recipe, keep)
+        clusters, distances = found[0]
+        names = np.arange(len(rows)) if ids is None else np.asarray(ids)
+        self.tree_ = Tree(
+            [Level(g.sizes, g.parents, grid.decode(np.concatenate(g.slices))) for g in grown],
+            [note for g in grown for note in g.notes],
+            Leaves(names, keys, clusters, grid.decode_squared(distances).astype(np.float32)),
+        )
+        self.labels_ = clusters
+        self.inertia_ = grown[0].inertia / exact.SQUARE_UNIT * 4.0**grid.exponent
+        return self

@@ -1,0 +1,171 @@
+"""The Ray form of `Workers`: point shards and centroid shards as actors, handles as object references.
+
+Point shards own blocks of points and load them again by themselves when they are restarted. Centroid
+shards own slices of the centroids and keep nothing between calls. Data goes from actor to actor
+through the object store; the driver sees references, counts, and the few (value, key) pairs of a draw.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.actor import ActorHandle
+
+from curation import centroids as centroid_slices
+from curation.assign import Assigner
+from curation.chance import centroid_keys
+from curation.errors import CurationError, WorkerRestartedError
+from curation.points import PointBlock
+from curation.workers import Handle, LocalWorkers, Workers, slice_edges
+
+if TYPE_CHECKING:
+    from curation.hierarchy import Grown
+
+Reader = Callable[[], tuple[NDArray[np.float32], NDArray[np.uint64]]]
+
+_RESTARTS = 100  # of one actor over a fit
+_RETRIES = 8  # of one call: a call that always kills its actor ends
+_ALONE = 1_000_000  # centroids of a level below that one actor takes and clusters by itself
+
+
+class PointShard:
+    """A `PointBlock` in an actor of its own; a restart reads its points again."""
+
+    def __init__(self, reader: Sequence[Handle], assigner: Assigner) -> None:
+        rows, keys = ray.get(reader[0])()
+        self.block = PointBlock(rows, keys, assigner)
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Calls a method of the block."""
+        return getattr(self.block, method)(*args)
+
+    def conduct(self, conductor: Callable[..., Any], *args: Any) -> Any:
+        """Runs a level's conductor right here, over this block alone; its centroids come back apart."""
+        grown, labels = conductor(LocalWorkers([self.block]), *args)
+        centroids = np.concatenate(grown.slices)
+        grown.slices = []
+        return centroids, (grown, labels)
+
+
+class CentroidShard:
+    """The functions of `curation.centroids` in an actor of their own."""
+
+    def call(self, function: str, *args: Any) -> Any:
+        """Calls a function on a slice."""
+        return getattr(centroid_slices, function)(*args)
+
+
+_PointActor: Any = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RETRIES)(PointShard)
+_CentroidActor: Any = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RETRIES)(CentroidShard)
+
+
+class CentroidRows:
+    """Reads rows low..high-1 of the centroids of a level as the points of the level above."""
+
+    def __init__(self, slices: Sequence[Handle], level: int, count: int, low: int, high: int) -> None:
+        self.slices = list(slices)  # in a list, so that Ray passes the references on as they are
+        self.level, self.count, self.low, self.high = level, count, low, high
+
+    def __call__(self) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+        """The rows (m, d) and their keys (m, 2)."""
+        rows = np.concatenate(ray.get(self.slices))[self.low : self.high]
+        return rows, centroid_keys(self.level, self.count)[self.low : self.high]
+
+
+class RayWorkers(Workers):
+    """Point shards and centroid shards on the Ray cluster that the process is connected to.
+
+    Args:
+        readers: What each point shard reads its points with; each takes one CPU.
+        n_slices: Centroid shards; they compute little and take no CPU of their own.
+        assigner: How the point shards look for nearest centroids.
+        alone: Centroids of a level below that one actor takes, and then clusters by itself.
+    """
+
+    def __init__(
+        self,
+        readers: Sequence[Reader],
+        n_slices: int = 1,
+        assigner: Assigner | None = None,
+        alone: int = _ALONE,
+    ) -> None:
+        self.assigner = assigner or Assigner()
+        self.n_slices = n_slices
+        self.alone = alone
+        self._above = False
+        self.centroid_shards: list[ActorHandle] = [
+            _CentroidActor.options(num_cpus=0).remote() for _ in range(n_slices)
+        ]
+        self.point_shards = self._start(readers)
+
+    def _start(self, readers: Sequence[Reader]) -> list[ActorHandle]:
+        # a restarted actor reads its reader from the store again, so the references are kept
+        self._readers = [ray.put(reader) for reader in readers]
+        return [_PointActor.options(num_cpus=1).remote([reader], self.assigner) for reader in self._readers]
+
+    def points(self, method: str, *args: Any, returns: int = 1) -> list[Any]:
+        """See `Workers.points`."""
+        # an argument that is the same for all is put into the store once, not once a shard
+        shared = [ray.put(a) if isinstance(a, np.ndarray) and a.nbytes > 100_000 else a for a in args]
+        return [
+            shard.call.options(num_returns=returns).remote(method, *shared) for shard in self.point_shards
+        ]
+
+    def slice(self, index: int, function: str, *args: Any, returns: int = 1) -> Any:
+        """See `Workers.slice`."""
+        return self.centroid_shards[index].call.options(num_returns=returns).remote(function, *args)
+
+    def get(self, handles: Sequence[Handle]) -> list[Any]:
+        """See `Workers.get`."""
+        try:
+            values: list[Any] = ray.get(list(handles))
+        except ray.exceptions.ActorUnavailableError as error:
+            raise WorkerRestartedError(str(error)) from error
+        except ray.exceptions.RayTaskError as error:
+            for known in (WorkerRestartedError, CurationError):
+                if isinstance(error.cause, known):
+                    raise known(str(error.cause)) from error
+            raise
+        return values
+
+    def conduct(self, conductor: Callable[..., Any], *args: Any) -> tuple[Grown, list[NDArray[np.int64]]]:
+        """See `Workers.conduct`."""
+        if not (self._above and len(self.point_shards) == 1):
+            return super().conduct(conductor, *args)
+        shard = self.point_shards[0]
+        centroids, told = shard.conduct.options(num_returns=2).remote(conductor, *args)
+        grown, labels = self.get([told])[0]
+        grown.slices = [centroids]
+        return grown, labels
+
+    def above(self, slices: list[Handle], level: int, count: int) -> RayWorkers:
+        """See `Workers.above`."""
+        ray.wait(slices, num_returns=len(slices), fetch_local=False)
+        shards = min(len(self.point_shards), -(-count // self.alone))
+        self._stop(self.point_shards)
+        upper = RayWorkers([], 0, self.assigner, self.alone)
+        upper._above = True
+        upper.centroid_shards, self.centroid_shards = self.centroid_shards, []
+        upper.n_slices = self.n_slices
+        upper.monitor = self.monitor
+        edges = slice_edges(count, shards)
+        upper.point_shards = upper._start(
+            [CentroidRows(slices, level, count, low, high) for low, high in itertools.pairwise(edges)]
+        )
+        return upper
+
+    def close(self) -> None:
+        """See `Workers.close`."""
+        self._stop(self.point_shards)
+        self._stop(self.centroid_shards)
+
+    @staticmethod
+    def _stop(actors: list[ActorHandle]) -> None:
+        for actor in actors:
+            ray.kill(actor)
+        actors.clear()

@@ -1,0 +1,163 @@
+"""Who holds the points and the centroids of a fit: one process here, Ray actors in `shards`.
+
+The algorithms (`seeding`, `kmeans`, `hierarchy`) are written once against `Workers`. What they pass
+around are handles: arrays here, object references on Ray; they look into nothing but scalars and
+short lists.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation import centroids as centroid_slices
+from curation.assign import Assigner
+from curation.chance import centroid_keys
+from curation.errors import CurationError, WorkerRestartedError
+from curation.points import PointBlock
+
+if TYPE_CHECKING:
+    from curation.hierarchy import Grown
+
+Handle = Any
+T = TypeVar("T")
+Monitor = Callable[[str, int, int], None]
+
+_ATTEMPTS = 20
+
+
+class Workers(ABC):
+    """Point workers that each hold a block, and centroid workers that each own a slice of the centroids.
+
+    Attributes:
+        n_slices: Number of centroid workers.
+        monitor: Called with (phase, done, total) as a fit goes on.
+    """
+
+    n_slices: int = 1
+    monitor: Monitor | None = None
+    _entered: tuple[Any, ...] = ()
+
+    @abstractmethod
+    def points(self, method: str, *args: Any, returns: int = 1) -> list[Any]:
+        """Calls a method of `PointBlock` on every block; a handle (or `returns` handles) for each."""
+
+    @abstractmethod
+    def slice(self, index: int, function: str, *args: Any, returns: int = 1) -> Any:
+        """Calls a function of `curation.centroids` on centroid worker `index`; handles as above."""
+
+    @abstractmethod
+    def get(self, handles: Sequence[Handle]) -> list[Any]:
+        """Values of handles.
+
+        Raises:
+            WorkerRestartedError: A worker lost its state on the way.
+        """
+
+    @abstractmethod
+    def above(self, slices: list[Handle], level: int, count: int) -> Workers:
+        """Workers whose points are the `count` centroids of a level; these let their own points go."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases the workers."""
+
+    def conduct(
+        self, conductor: Callable[..., tuple[Grown, list[NDArray[np.int64]]]], *args: Any
+    ) -> tuple[Grown, list[NDArray[np.int64]]]:
+        """Runs the conductor of a level over these workers: here, or where one holds all points."""
+        return conductor(self, *args)
+
+    def enter(self, view: str, *selection: Any) -> int:
+        """Selects a view on every block (`PointBlock.select`) and remembers how; returns its points."""
+        self._entered = (view, *selection)
+
+        def select() -> int:
+            return sum(int(count) for count in self.get(self.points("select", *self._entered)))
+
+        return self.attempt(select, lambda: None)
+
+    def leave(self) -> None:
+        """Forgets the view entered last."""
+        self._entered = ()
+
+    def gather(self, keys: NDArray[np.uint64]) -> list[Handle]:
+        """Centroid slices made of the points with these keys (m, 2), in that order."""
+        found = self.points("rows_of", keys)
+        edges = slice_edges(len(keys), self.n_slices)
+        return [
+            self.slice(i, "gather", low, high, *found)
+            for i, (low, high) in enumerate(itertools.pairwise(edges))
+            if high > low
+        ]
+
+    def attempt(self, action: Callable[[], T], restore: Callable[[], Any]) -> T:
+        """Does an action; when a worker has lost its state, restores it and does the action again."""
+        lost: WorkerRestartedError | None = None
+        for _ in range(_ATTEMPTS):
+            try:
+                if lost is not None:
+                    if self._entered:
+                        self.get(self.points("select", *self._entered))
+                    restore()
+                return action()
+            except WorkerRestartedError as error:
+                lost = error
+        raise CurationError(f"workers were lost {_ATTEMPTS} times during one step; the last time: {lost}")
+
+    def tick(self, phase: str, done: int, total: int) -> None:
+        """Tells the monitor how far a phase has come."""
+        if self.monitor is not None:
+            self.monitor(phase, done, total)
+
+
+class LocalWorkers(Workers):
+    """One process: blocks of points as plain arrays, handles that are the values themselves.
+
+    Args:
+        blocks: The points.
+        n_slices: Slices of the centroids; more than one only shows that it does not matter.
+    """
+
+    def __init__(self, blocks: Sequence[PointBlock], n_slices: int = 1) -> None:
+        self.blocks = list(blocks)
+        self.n_slices = n_slices
+
+    def points(self, method: str, *args: Any, returns: int = 1) -> list[Any]:
+        """See `Workers.points`."""
+        return [getattr(block, method)(*args) for block in self.blocks]
+
+    def slice(self, index: int, function: str, *args: Any, returns: int = 1) -> Any:
+        """See `Workers.slice`."""
+        return getattr(centroid_slices, function)(*args)
+
+    def get(self, handles: Sequence[Handle]) -> list[Any]:
+        """See `Workers.get`."""
+        return list(handles)
+
+    def above(self, slices: list[Handle], level: int, count: int) -> LocalWorkers:
+        """See `Workers.above`."""
+        block = PointBlock(np.concatenate(slices), centroid_keys(level, count), self.assigner)
+        upper = LocalWorkers([block], self.n_slices)
+        upper.monitor = self.monitor
+        self.close()
+        return upper
+
+    @property
+    def assigner(self) -> Assigner:
+        """The assigner of the blocks."""
+        return self.blocks[0].assigner
+
+    def close(self) -> None:
+        """See `Workers.close`."""
+        self.blocks.clear()
+
+
+def slice_edges(count: int, n_slices: int) -> list[int]:
+    """Edges of `n_slices` nearly equal runs of `count` things."""
+    return [count * i // n_slices for i in range(n_slices + 1)]
