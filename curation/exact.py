@@ -21,6 +21,7 @@ from curation.errors import CurationError
 UNIT = 2.0**24  # grid steps in 1.0
 SQUARE_UNIT = 2.0**48  # steps of a squared distance in 1.0
 _BLOCK = 8192  # rows a block: float64 copies stay in cache and below 2^53 steps
+_LEAST_EXPONENT = -100  # squares of smaller rows would leave float32's range
 _MAX_ROWS = 2**38  # rows of norm 2^24 steps that an int64 sum surely holds
 
 
@@ -52,12 +53,12 @@ def grid_exponent(rows: NDArray[Any]) -> int:
 
     A row's norm is bounded in integers from the row alone, so the maximum over blocks is the same
     however the rows are spread. The slack of 1/64 lets unit rows that were rounded keep e = 0; it
-    costs nothing, float64 has five bits to spare.
+    costs nothing, float64 has five bits to spare. Rows below 2^-100 count as 2^-100.
 
     Raises:
         CurationError: A row holds NaN or an infinity.
     """
-    exponent = -126
+    exponent = _LEAST_EXPONENT
     for start in range(0, len(rows), _BLOCK):
         block = np.abs(rows[start : start + _BLOCK].astype(np.float64))
         top = block.max(axis=1, initial=0.0)
@@ -72,8 +73,8 @@ def grid_exponent(rows: NDArray[Any]) -> int:
         while (over := square > 4225 << 28).any():
             square = np.where(over, square >> 2, square)
             power = np.where(over, power + 1, power)
-        exponent = max(exponent, int(np.where(top > 0, power, -126).max(initial=-126)))
-    return exponent if exponent > -126 else 0
+        exponent = max(exponent, int(power[top > 0].max(initial=_LEAST_EXPONENT)))
+    return exponent
 
 
 def sum_of_squares(rows: NDArray[Any]) -> NDArray[np.float64]:

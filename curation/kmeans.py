@@ -119,7 +119,8 @@ def check_points(workers: Workers, exponent: int) -> int:
         rms = float(spread) ** 0.5 / count / exact.UNIT * 2.0**exponent
         raise CurationError(
             f"the points spread by {rms:.2g} around their mean but lie up to {2.0**exponent:.2g} from "
-            "the origin, too far to tell them apart exactly: subtract their mean first, or cluster with distance='cosine'"
+            "the origin, too far to tell them apart exactly: subtract their mean first, or cluster with "
+            "distance='cosine'"
         )
     return count
 

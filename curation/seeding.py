@@ -110,9 +110,11 @@ class Seeding:
         """
         candidates = np.stack([proposed[block][row] for block, row in picks])
         half = (exact.squared_norms(candidates) / 2).astype(np.float32)
-        scores = self.matmul(self.rows, np.ascontiguousarray(candidates.T))
-        np.subtract(half, scores, out=scores)
-        row, candidate = np.nonzero(scores <= self._threshold[:, None])
+        product = self.matmul(self.rows, np.ascontiguousarray(candidates.T))
+        # one candidate after another, so that comparing and searching run along memory
+        scores = np.subtract(half[:, None], product.T, order="C")
+        hits = np.flatnonzero((scores <= self._threshold).ravel())
+        candidate, row = np.divmod(hits, max(1, len(self.rows)))
         distance = exact.squared_distances(self.rows, candidates, row, candidate)
         if step == 0:
             self._pairs = (row, candidate, distance)

@@ -1,0 +1,71 @@
+"""Labels are those of exact arithmetic, ties to the lower index, whatever computes the products."""
+
+import numpy as np
+import pytest
+
+from curation import exact
+from curation.assign import Assigner, Centroids
+from curation.errors import CurationError
+from curation.kernels import cpu
+
+
+def close_calls(n=4000, d=64, k=600):
+    """Rows that lie almost midway between pairs of centroids, and some exact ties."""
+    generator = np.random.default_rng(0)
+    centroids = exact.Grid(0).encode(exact.normalize_rows(generator.standard_normal((k, d))))
+    centroids[k // 2 :] = centroids[: k // 2] + 2.0**-22 * generator.integers(-2, 3, (k // 2, d))
+    centroids[3] = centroids[400]  # equal centroids: the lower index wins
+    centroids = exact.Grid(0).encode(centroids)
+    rows = centroids[generator.integers(0, k, n)] + 2.0**-20 * generator.integers(-9, 9, (n, d))
+    return exact.Grid(0).encode(rows), centroids
+
+
+def slow_twin(rows, centroids):
+    products = rows.astype(np.float64) @ centroids.T.astype(np.float64)
+    return ((centroids.astype(np.float64) ** 2).sum(1) / 2 - products).argmin(1)
+
+
+def nearest(rows, centroids, **how):
+    return Assigner(**how).nearest(rows, np.sqrt(exact.squared_norms(rows)), Centroids(centroids))
+
+
+@pytest.mark.parametrize("matmul", sorted(cpu.ROUTES))
+@pytest.mark.parametrize("tile", [0, 1, 7, 1024])
+def test_labels_are_exact(matmul, tile):
+    rows, centroids = close_calls()
+    assert np.array_equal(nearest(rows, centroids, matmul=matmul, tile=tile), slow_twin(rows, centroids))
+
+
+def test_without_the_recheck_they_are_not():
+    rows, centroids = close_calls()
+    assert not np.array_equal(nearest(rows, centroids, recheck=False), slow_twin(rows, centroids))
+
+
+def test_rows_far_from_the_origin_keep_exact_labels():
+    generator = np.random.default_rng(1)
+    rows = 0.9 / np.sqrt(8) + 1e-5 * generator.standard_normal((2000, 8))
+    rows = exact.Grid(0).encode(rows)
+    centroids = rows[:100]
+    assert np.array_equal(nearest(rows, centroids), slow_twin(rows, centroids))
+
+
+def test_every_route_keeps_its_bound():
+    for name in cpu.ROUTES:
+        assert cpu.probe(cpu.ROUTES[name], 384) < 0.5
+
+
+def test_a_route_of_low_precision_is_refused(monkeypatch):
+    def bfloat16(rows, transposed):
+        import torch
+
+        product = torch.from_numpy(rows).bfloat16() @ torch.from_numpy(transposed).bfloat16()
+        return product.float().numpy()
+
+    monkeypatch.setitem(cpu.ROUTES, "bfloat16", bfloat16)
+    with pytest.raises(CurationError, match="times its bound"):
+        cpu.route("bfloat16", 64)
+
+
+def test_an_unknown_route_is_named():
+    with pytest.raises(CurationError, match="'cuda'.*numpy"):
+        cpu.route("cuda", 8)

@@ -1,0 +1,59 @@
+"""Draws are functions of the ids alone."""
+
+import hashlib
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation import chance
+from curation.chance import Purpose
+
+
+def test_keys_are_the_digests_words():
+    (key,) = chance.keys_of(["a/b.png"])
+    digest = hashlib.blake2b(b"a/b.png", digest_size=16).digest()
+    assert b"".join(int(word).to_bytes(8, "big") for word in key) == digest
+    assert np.array_equal(chance.keys_from_digests([digest]), [key])
+
+
+def test_draws_are_odd_53_bit_integers_and_look_uniform():
+    mixed = chance.mixed(chance.keys_of(str(i) for i in range(20_000)))
+    u = chance.draws(mixed, chance.salt(0, Purpose.RESAMPLE, 1))
+    assert (u % 2 == 1).all()
+    assert 0 < u.min()
+    assert u.max() < 2.0**53
+    counts, _ = np.histogram(u, bins=20, range=(0, 2.0**53))
+    # chi-square with 19 degrees of freedom: 99.99 % quantile is 50
+    assert ((counts - 1000) ** 2 / 1000).sum() < 50
+
+
+def test_salts_differ_by_every_part():
+    salts = {
+        int(chance.salt(seed, purpose, *place))
+        for seed in (0, 1)
+        for purpose in (Purpose.RESAMPLE, Purpose.LEAF_DRAW)
+        for place in ((), (0,), (1,), (1, 0), (0, 1))
+    }
+    assert len(salts) == 20
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 70))
+def test_smallest_is_the_head_of_the_full_order(values, m):
+    values = np.array(values, np.float64)
+    keys = chance.keys_of(str(i) for i in range(len(values)))
+    assert np.array_equal(chance.smallest(values, keys, m), chance.order(values, keys)[:m])
+
+
+def test_a_draw_does_not_depend_on_where_the_others_are():
+    ids = [str(i) for i in range(1000)]
+    salt = chance.salt(5, Purpose.LEAF_DRAW)
+    whole = chance.draws(chance.mixed(chance.keys_of(ids)), salt)
+    part = chance.draws(chance.mixed(chance.keys_of(ids[300:400])), salt)
+    assert np.array_equal(whole[300:400], part)
+
+
+@given(st.lists(st.integers(0, 4), max_size=30).map(sorted))
+def test_rank_in_group_counts_from_zero(groups):
+    ranks = chance.rank_in_group(np.array(groups, np.int64))
+    assert list(ranks) == [groups[:i].count(g) for i, g in enumerate(groups)]

@@ -1,0 +1,153 @@
+"""Levels, resampling, and what happens when there is too little to cluster."""
+
+import numpy as np
+import pytest
+
+from curation import CurationError, HierarchicalKMeans
+from curation.chance import keys_of
+from curation.exact import squared_distances
+from curation.hierarchy import Recipe, auto_clusters, grow
+from curation.kmeans import grid_rows
+from curation.points import PointBlock
+from curation.workers import LocalWorkers
+from tests.curation.pools import blobs
+
+
+def test_every_level_is_the_nearest_centroid_of_the_one_below():
+    points = blobs(3000, 6, 80)
+    tree = HierarchicalKMeans([200, 40, 8], resample_steps=2).fit(points).tree_
+    inputs, labels = points, tree.leaves.clusters
+    for level in tree.levels:
+        distances = ((inputs[:, None].astype(np.float64) - level.centroids.astype(np.float64)) ** 2).sum(2)
+        assert np.array_equal(distances.argmin(1), labels)
+        inputs, labels = level.centroids, level.parents
+    assert tree.size == 3000
+    assert [len(level) for level in tree.levels] == [200, 40, 8]
+    paths = tree.paths()
+    assert np.array_equal(paths[:, 2], np.arange(200))
+    assert np.array_equal(paths[:, 0], tree.levels[1].parents[paths[:, 1]])
+
+
+def test_levels_move_the_centroids_towards_uniform():
+    generator = np.random.default_rng(0)
+    points = np.r_[generator.normal(-1, 0.3, (9000, 2)), generator.uniform(-3, 3, (1000, 2))].astype(np.float32)
+    dense = lambda tree: (np.abs(tree.levels[-1].centroids + 1) < 0.6).all(1).mean()  # noqa: E731
+    one = dense(HierarchicalKMeans([100]).fit(points).tree_)
+    two = dense(HierarchicalKMeans([1000, 100]).fit(points).tree_)
+    resampled = dense(
+        HierarchicalKMeans([1000, 100], resample_steps=5, resample_points=[3, 3]).fit(points).tree_
+    )
+    assert resampled < two < one
+
+
+@pytest.mark.parametrize("strategy", ["closest", "random"])
+def test_resampling_takes_the_points_it_says(strategy):
+    """Recomputes from the first clustering which points the second one may see."""
+    points = blobs(600, 3, 20)
+    rows, _ = grid_rows(points, "euclidean")
+    keys = keys_of(str(i) for i in range(600))
+    block = PointBlock(rows, keys)
+    workers = LocalWorkers([block])
+    seen = {}
+    select = block.select
+
+    def spy(view, how, salt, n_slices, *slices):
+        count = select(view, how, salt, n_slices, *slices)
+        seen[view] = (block._view[1].copy(), np.concatenate(slices[:n_slices]), how, count)
+        return count
+
+    block.select = spy
+    grow(workers, Recipe([30], 1, [4], strategy), lambda leaves: None)
+    index, centroids, how, count = seen["level 1 step 1"]
+    assert how == strategy
+    every = np.arange(600)
+    labels = np.stack(
+        [squared_distances(rows, centroids, None, np.full(600, j)) for j in range(len(centroids))]
+    ).argmin(0)
+    taken = np.bincount(labels[index], minlength=30)
+    assert np.array_equal(taken, np.minimum(np.bincount(labels, minlength=30), 4))
+    assert count == len(index) == taken.sum()
+    if strategy == "closest":
+        distance = squared_distances(rows, centroids, every, labels)
+        for j in range(30):
+            inside, outside = index[labels[index] == j], np.setdiff1d(every[labels == j], index)
+            if len(inside) and len(outside):
+                assert distance[inside].max() <= distance[outside].min()
+
+
+def test_auto_resampling_follows_the_authors():
+    recipe = Recipe([10_000_000, 500_000, 50_000, 10_000], 10)
+    points = [
+        recipe.points_of(level, n)
+        for level, n in enumerate([743_000_000, 10_000_000, 500_000, 50_000], start=1)
+    ]
+    assert points == [0, 10, 5, 3]
+    assert recipe.fits(743_000_000) == 1 + 3 * 11
+
+
+@pytest.mark.parametrize("n", [1, 9, 10, 1000, 30_000, 10**6, 743 * 10**6, 10**10])
+def test_auto_levels_decrease_and_leave_ten_samples_a_leaf(n):
+    levels = auto_clusters(n)
+    assert all(low > high >= 1 for low, high in zip(levels, levels[1:], strict=False))
+    assert levels[0] * 10 <= max(n, 10)
+    if n == 743 * 10**6:
+        assert levels == [10_000_000, 500_000, 50_000, 10_000]
+
+
+def test_a_level_with_fewer_distinct_inputs_takes_one_cluster_each_and_says_so():
+    points = np.repeat(np.eye(5, dtype=np.float32), 20, axis=0)
+    tree = HierarchicalKMeans([50, 20, 3]).fit(points).tree_
+    assert [len(level) for level in tree.levels] == [5, 5, 3]
+    assert any("level 1: 50 clusters" in note and "only 5 distinct" in note for note in tree.notes)
+    assert any("level 2: 20 clusters" in note for note in tree.notes)
+
+
+def test_all_points_equal_is_one_cluster_at_every_level():
+    tree = HierarchicalKMeans([10, 4, 2]).fit(np.ones((50, 3))).tree_
+    assert [list(level.sizes) for level in tree.levels] == [[50], [50], [50]]
+
+
+def test_fewer_resampled_points_than_clusters_keep_one_cluster_a_point():
+    points = blobs(100, 2, 10)
+    tree = HierarchicalKMeans([90, 80], resample_steps=3, resample_points=[2, 2]).fit(points).tree_
+    assert tree.size == 100
+    assert all(level.sizes.min() > 0 for level in tree.levels)
+    lonely = HierarchicalKMeans([30], resample_steps=1, resample_points=[2])
+    repeated = np.repeat(blobs(40, 2, 40), 10, axis=0)
+    assert lonely.fit(repeated).tree_.levels[0].sizes.sum() == 400
+
+
+def test_equal_sized_clusters_are_no_special_case():
+    points = np.repeat(np.eye(8, dtype=np.float32), 16, axis=0)
+    points += np.tile(np.arange(16)[:, None] * 1e-4, (8, 8)).astype(np.float32)
+    tree = HierarchicalKMeans([8, 2], resample_steps=2, resample_points=[4, 2]).fit(points).tree_
+    assert list(tree.levels[0].sizes) == [16] * 8
+
+
+def test_blocks_slices_and_order_do_not_matter():
+    points = blobs(2500, 10, 60)
+    whole = HierarchicalKMeans([200, 50, 10], resample_steps=2, resample_points=[5, 3, 3]).fit(points)
+    rows, grid = grid_rows(points, "euclidean")
+    keys = keys_of(str(i) for i in range(2500))
+    order = np.random.default_rng(1).permutation(2500)
+    blocks = [PointBlock(rows[part], keys[part]) for part in np.array_split(order, 5)]
+    grown = grow(LocalWorkers(blocks, 3), Recipe([200, 50, 10], 2, [5, 3, 3]), lambda leaves: None)
+    for level, twin in zip(grown, whole.tree_.levels, strict=True):
+        assert np.array_equal(grid.decode(np.concatenate(level.slices)), twin.centroids)
+        assert np.array_equal(level.sizes, twin.sizes)
+
+
+@pytest.mark.parametrize(
+    ("levels", "options", "message"),
+    [
+        ([], {}, "n_clusters is"),
+        ([10, 10], {}, "fewer than the one below"),
+        ([10, 20], {}, "fewer than the one below"),
+        ([10, 0], {}, "n_clusters is"),
+        ([10, 5], {"resample_points": [3]}, "1 entries for 2 levels"),
+        ([101], {}, "101 clusters of 100 points"),
+    ],
+)
+def test_unfit_requests_are_refused(levels, options, message):
+    with pytest.raises(CurationError, match=message):
+        HierarchicalKMeans(levels, **options).fit(blobs(100, 2, 5))

@@ -1,0 +1,186 @@
+"""k-means: its invariants, its edge cases, and that nothing but data, config and seed matters."""
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans as Sklearn
+
+from curation import CurationError, KMeans, exact
+from curation.chance import keys_of
+from curation.kmeans import fit_centroids
+from curation.points import EVERYTHING, PointBlock
+from curation.seeding import seed
+from curation.workers import LocalWorkers
+from tests.curation.pools import blobs
+
+
+def test_labels_and_inertia_are_those_of_the_centroids():
+    points = blobs(3000, 8, 60)
+    fit = KMeans(50, max_iter=20).fit(points)
+    distances = ((points[:, None].astype(np.float64) - fit.cluster_centers_.astype(np.float64)) ** 2).sum(2)
+    assert np.array_equal(distances.argmin(1), fit.labels_)
+    assert fit.inertia_ == pytest.approx(distances.min(1).sum(), rel=1e-6)
+    assert np.array_equal(fit.predict(points), fit.labels_)
+    assert len(np.unique(fit.labels_)) == len(fit.cluster_centers_) == 50
+
+
+def test_a_converged_fit_is_a_fixed_point():
+    points = blobs(2000, 4, 10)
+    fit = KMeans(10, max_iter=300).fit(points)
+    assert fit.n_iter_ < 300
+    means = np.stack([points[fit.labels_ == i].astype(np.float64).mean(0) for i in range(10)])
+    np.testing.assert_allclose(fit.cluster_centers_, means, atol=1e-6)
+
+
+def test_as_good_as_scikit_learn():
+    points = blobs(4000, 16, 100)
+    ours = np.mean([KMeans(80, random_state=s).fit(points).inertia_ for s in range(4)])
+    theirs = np.mean(
+        [Sklearn(80, n_init=1, max_iter=50, random_state=s).fit(points).inertia_ for s in range(4)]
+    )
+    assert ours <= 1.02 * theirs
+
+
+def test_seeds_differ_by_random_state_and_repeat_with_it():
+    points = blobs(1000, 4, 30)
+    first, again, other = (KMeans(20, max_iter=1, random_state=s).fit(points) for s in (0, 0, 1))
+    assert np.array_equal(first.cluster_centers_, again.cluster_centers_)
+    assert not np.array_equal(first.cluster_centers_, other.cluster_centers_)
+
+
+def test_input_is_not_changed():
+    points = blobs(500, 4, 10)
+    before = points.copy()
+    KMeans(5).fit(points)
+    assert np.array_equal(points, before)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_row_order_blocks_and_slices_do_not_matter(distance):
+    points = blobs(3000, 12, 100)
+    ids = [str(i) for i in range(len(points))]
+    whole = KMeans(150, distance=distance, max_iter=10).fit(points, ids)
+    order = np.random.default_rng(0).permutation(len(points))
+    shuffled = KMeans(150, distance=distance, max_iter=10).fit(points[order], [ids[i] for i in order])
+    assert np.array_equal(shuffled.cluster_centers_, whole.cluster_centers_)
+    assert np.array_equal(shuffled.labels_, whole.labels_[order])
+    rows = whole._grid.encode(exact.normalize_rows(points) if distance == "cosine" else points)
+    keys = keys_of(ids)
+    blocks = [PointBlock(rows[part], keys[part]) for part in np.array_split(order, 7)]
+    workers = LocalWorkers(blocks, n_slices=4)
+    fit = fit_centroids(workers, EVERYTHING, 150, place=(0, 1, 0), max_iter=10, tol=0.0, distance=distance)
+    assert np.array_equal(whole._grid.decode(np.concatenate(fit.slices)), whole.cluster_centers_)
+
+
+def test_seeding_takes_the_best_of_its_candidates():
+    """The exact potentials of a slow twin choose the same seeds."""
+    points = exact.Grid(2).encode(blobs(400, 3, 12))
+    keys = keys_of(str(i) for i in range(400))
+    found = np.concatenate(seed(LocalWorkers([PointBlock(points, keys)]), EVERYTHING, 12, (0, 1, 0)))
+    index = [int(np.flatnonzero((points == row).all(1))[0]) for row in found]
+    assert len(set(index)) == 12
+    nearest = np.full(400, np.inf)
+    potentials = []
+    for i in index:
+        nearest = np.minimum(nearest, ((points - points[i]).astype(np.float64) ** 2).sum(1))
+        potentials.append(nearest.sum())
+    generator = np.random.default_rng(0)
+    plain = []
+    for _ in range(30):  # one random candidate a step instead of the best of several
+        nearest = ((points - points[index[0]]).astype(np.float64) ** 2).sum(1)
+        for _ in range(11):
+            pick = generator.choice(400, p=nearest / nearest.sum())
+            nearest = np.minimum(nearest, ((points - points[pick]).astype(np.float64) ** 2).sum(1))
+        plain.append(nearest.sum())
+    assert potentials[-1] < np.mean(plain)
+
+
+def test_candidates_are_drawn_in_proportion_to_their_distance():
+    """Over many seeds, a far group of a tenth of the points gets its share of second seeds."""
+    points = np.zeros((200, 2), np.float32)
+    points[:, 1] = np.linspace(-0.001, 0.001, 200)
+    points[180:, 0] = 1.0  # nearly all squared distance
+    rows = exact.Grid(1).encode(points)
+    keys = keys_of(str(i) for i in range(200))
+    far = 0
+    for s in range(50):
+        seeds = np.concatenate(seed(LocalWorkers([PointBlock(rows, keys)]), EVERYTHING, 2, (s, 1, 0)))
+        far += bool(seeds[0, 0] > 0.25) != bool(seeds[1, 0] > 0.25)
+    assert far == 50
+
+
+def test_identical_points_make_one_cluster():
+    fit = KMeans(5).fit(np.ones((100, 3), np.float32))
+    assert len(fit.cluster_centers_) == 1
+    assert fit.inertia_ == 0
+
+
+def test_duplicates_leave_no_empty_cluster():
+    points = np.repeat(blobs(20, 3, 20), 50, axis=0)
+    fit = KMeans(30).fit(points)
+    assert len(fit.cluster_centers_) == len(np.unique(points, axis=0)) == 20
+    assert np.bincount(fit.labels_).min() == 50
+
+
+def test_two_points_one_grid_step_apart_are_told_apart():
+    points = np.full((60, 2), 0.5, np.float32)
+    points[20:, 0] += 2.0**-24
+    points[40:] = -0.5
+    fit = KMeans(3).fit(points)
+    assert sorted(np.bincount(fit.labels_)) == [20, 20, 20]
+    assert fit.inertia_ == 0
+
+
+@pytest.mark.parametrize("n_clusters", [1, 30])
+@pytest.mark.parametrize("d", [1, 4096])
+def test_extreme_shapes(n_clusters, d):
+    points = np.random.default_rng(0).standard_normal((30, d)).astype(np.float32)
+    fit = KMeans(n_clusters).fit(points)
+    assert len(fit.cluster_centers_) == n_clusters
+    assert fit.inertia_ == pytest.approx(
+        0 if n_clusters == 30 else ((points - points.mean(0, dtype=np.float64)) ** 2).sum(), rel=1e-5, abs=1e-9
+    )
+
+
+def test_cosine_centroids_have_unit_norm():
+    fit = KMeans(10, distance="cosine").fit(blobs(500, 6, 20) * 37)
+    np.testing.assert_allclose(np.linalg.norm(fit.cluster_centers_, axis=1), 1, atol=1e-6)
+
+
+def test_half_precision_input():
+    points = blobs(500, 6, 20).astype(np.float16)
+    assert np.array_equal(KMeans(9).fit(points).labels_, KMeans(9).fit(points.astype(np.float32)).labels_)
+
+
+def test_tolerance_stops_early():
+    points = blobs(3000, 8, 60)
+    assert KMeans(50, tol=0.05).fit(points).n_iter_ < KMeans(50).fit(points).n_iter_
+
+
+@pytest.mark.parametrize(
+    ("points", "n_clusters", "distance", "message"),
+    [
+        (np.ones((3, 2)), 4, "euclidean", "n_clusters is 4 for 3 points"),
+        (np.ones((3, 2)), 0, "euclidean", "n_clusters is 0"),
+        (np.ones(3), 1, "euclidean", "shape"),
+        (np.ones((0, 3)), 1, "euclidean", "non-empty"),
+        (np.array([[1.0], [np.nan]]), 1, "euclidean", "row 1 holds NaN"),
+        (np.array([[1.0, 0.0], [0.0, 0.0]]), 1, "cosine", "row 1 is all zero"),
+    ],
+)
+def test_unfit_input_is_refused_with_a_sentence(points, n_clusters, distance, message):
+    with pytest.raises(CurationError, match=message):
+        KMeans(n_clusters, distance=distance).fit(points)
+
+
+def test_rows_far_from_the_origin_are_refused_not_garbled():
+    points = (100 + 1e-3 * np.random.default_rng(0).standard_normal((500, 64))).astype(np.float32)
+    with pytest.raises(CurationError, match="subtract their mean"):
+        KMeans(5).fit(points)
+    assert len(KMeans(5).fit(points - points.mean(0)).cluster_centers_) == 5
+
+
+def test_equal_ids_are_refused():
+    with pytest.raises(CurationError, match="'a' names two"):
+        KMeans(1).fit(np.eye(3), ids=["a", "b", "a"])
+    with pytest.raises(CurationError, match="2 ids for 3"):
+        KMeans(1).fit(np.eye(3), ids=["a", "b"])
