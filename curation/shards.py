@@ -81,7 +81,8 @@ class RayWorkers(Workers):
     """Point shards and centroid shards on the Ray cluster that the process is connected to.
 
     Args:
-        readers: What each point shard reads its points with; each takes one CPU.
+        readers: What each point shard reads its points with; each takes a CPU, or less where
+            there are more of them than CPUs.
         n_slices: Centroid shards; they compute little and take no CPU of their own.
         assigner: How the point shards look for nearest centroids.
         alone: Centroids of a level below that one actor takes, and then clusters by itself.
@@ -106,7 +107,10 @@ class RayWorkers(Workers):
     def _start(self, readers: Sequence[Reader]) -> list[ActorHandle]:
         # a restarted actor reads its reader from the store again, so the references are kept
         self._readers = [ray.put(reader) for reader in readers]
-        return [_PointActor.options(num_cpus=1).remote([reader], self.assigner) for reader in self._readers]
+        # more shards than CPUs share them: an actor that waits for a CPU would wait for ever
+        cpus = ray.cluster_resources().get("CPU", 1.0)
+        share = min(1.0, int(100 * cpus / max(1, len(readers))) / 100)
+        return [_PointActor.options(num_cpus=share).remote([r], self.assigner) for r in self._readers]
 
     def points(self, method: str, *args: Any, returns: int = 1) -> list[Any]:
         """See `Workers.points`."""

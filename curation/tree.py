@@ -72,6 +72,11 @@ class Tree:
         for number, (lower, upper) in enumerate(itertools.pairwise(self.levels), start=1):
             if lower.parents is None or len(lower.parents) != len(lower):
                 raise CurationError(f"level {number} of the tree has no parent for every cluster")
+            if not ((lower.parents >= 0) & (lower.parents < len(upper))).all():
+                raise CurationError(
+                    f"a cluster of level {number} names a parent that level {number + 1} does not have; "
+                    "the tree is damaged, cluster again"
+                )
             held = np.zeros(len(upper), np.int64)
             np.add.at(held, lower.parents, lower.sizes)
             if not np.array_equal(held, upper.sizes):

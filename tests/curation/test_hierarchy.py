@@ -1,5 +1,7 @@
 """Levels, resampling, and what happens when there is too little to cluster."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,9 @@ def test_every_level_is_the_nearest_centroid_of_the_one_below():
 
 def test_levels_move_the_centroids_towards_uniform():
     generator = np.random.default_rng(0)
-    points = np.r_[generator.normal(-1, 0.3, (9000, 2)), generator.uniform(-3, 3, (1000, 2))].astype(np.float32)
+    points = np.r_[generator.normal(-1, 0.3, (9000, 2)), generator.uniform(-3, 3, (1000, 2))].astype(
+        np.float32
+    )
     dense = lambda tree: (np.abs(tree.levels[-1].centroids + 1) < 0.6).all(1).mean()  # noqa: E731
     one = dense(HierarchicalKMeans([100]).fit(points).tree_)
     two = dense(HierarchicalKMeans([1000, 100]).fit(points).tree_)
@@ -88,7 +92,7 @@ def test_auto_resampling_follows_the_authors():
 @pytest.mark.parametrize("n", [1, 9, 10, 1000, 30_000, 10**6, 743 * 10**6, 10**10])
 def test_auto_levels_decrease_and_leave_ten_samples_a_leaf(n):
     levels = auto_clusters(n)
-    assert all(low > high >= 1 for low, high in zip(levels, levels[1:], strict=False))
+    assert all(low > high >= 1 for low, high in itertools.pairwise(levels))
     assert levels[0] * 10 <= max(n, 10)
     if n == 743 * 10**6:
         assert levels == [10_000_000, 500_000, 50_000, 10_000]

@@ -137,7 +137,9 @@ def test_extreme_shapes(n_clusters, d):
     fit = KMeans(n_clusters).fit(points)
     assert len(fit.cluster_centers_) == n_clusters
     assert fit.inertia_ == pytest.approx(
-        0 if n_clusters == 30 else ((points - points.mean(0, dtype=np.float64)) ** 2).sum(), rel=1e-5, abs=1e-9
+        0 if n_clusters == 30 else ((points - points.mean(0, dtype=np.float64)) ** 2).sum(),
+        rel=1e-5,
+        abs=1e-9,
     )
 
 

@@ -68,7 +68,9 @@ def take(tree, size, repeats, seed, within="random"):
 @given(trees(), st.floats(0, 1), st.integers(1, 3), st.integers(0, 3))
 def test_budgets_are_those_of_the_slow_twin(tree, share, repeats, seed):
     size = round(share * tree.size * repeats)
-    for fast, slow in zip(budgets(tree, size, repeats, seed), slow_budgets(tree, size, repeats, seed), strict=True):
+    for fast, slow in zip(
+        budgets(tree, size, repeats, seed), slow_budgets(tree, size, repeats, seed), strict=True
+    ):
         assert np.array_equal(fast, slow)
         assert fast.sum() == size
 
@@ -176,6 +178,11 @@ def test_a_tree_without_its_pool_says_so():
 def test_a_tree_that_does_not_add_up_is_refused():
     with pytest.raises(CurationError, match="cluster 0 of level 2 claims 9"):
         Tree([Level(np.array([4, 6]), np.array([0, 0])), Level(np.array([9]), None)])
+
+
+def test_a_tree_with_an_unknown_parent_is_refused():
+    with pytest.raises(CurationError, match="level 1 names a parent"):
+        Tree([Level(np.array([4, 6]), np.array([0, 1])), Level(np.array([10]), None)])
 
 
 def test_order_ends_in_the_key():
