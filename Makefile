@@ -1,0 +1,59 @@
+# The two commands of a newcomer: `make demo` and `make test`. Both set up .venv first.
+# EXTRAS chooses what is installed: `make setup EXTRAS=gpu,dev` takes the GPU build of faiss.
+
+EXTRAS ?= cpu,dev
+VENV   := .venv
+BIN    := $(VENV)/bin
+comma  := ,
+STAMP  := $(VENV)/.evenset-$(subst $(comma),-,$(EXTRAS))
+
+# The first interpreter that really starts (a version manager's shim may not), has venv, and is 3.11 or 3.12.
+FIT    := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+            if "$$p" -c '$(FIT)' >/dev/null 2>&1; then echo "$$p"; break; fi; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format bench clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+
+setup: $(STAMP)  ## make .venv; nothing to do while it is newer than pyproject.toml and constraints.txt
+
+# The stamp is written last, so that an interrupted set-up is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -c '$(FIT)' >/dev/null 2>&1; then \
+	    if [ -z "$(PYTHON)" ]; then \
+	        echo "evenset needs Python 3.11 or 3.12 with its venv module, and none is on the PATH: install one (Debian, Ubuntu: python3-venv) or name it, as in make PYTHON=/path/to/python3.12." >&2; exit 1; \
+	    fi; \
+	    "$(PYTHON)" -m venv --clear $(VENV); \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+demo: setup  ## curate real data that the packages carry (images and text), and name the reports to open
+	$(BIN)/evenset demo
+
+# OMP_NUM_THREADS=1: several OpenMP threads on contended cores are many times slower than one.
+test: export OMP_NUM_THREADS := 1
+test: setup  ## run the tests; `make test ARGS="tests/curation -x"` passes arguments on to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: export OMP_NUM_THREADS := 1
+test-slow: setup  ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup  ## check style (ruff), formatting (ruff) and types (mypy)
+	@failed=0; for check in "ruff check ." "ruff format --check ." "mypy"; do \
+	    echo "$$check"; $(BIN)/$$check || failed=1; done; exit $$failed
+
+format: setup  ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## run every benchmark in benchmarks/ and print its table
+	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:  ## remove .venv and what the tools leave behind; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

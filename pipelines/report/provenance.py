@@ -1,0 +1,80 @@
+"""Where do the numbers come from: what was rejected and why, how long every stage took, with which versions?
+
+Comes in: `rejected/` and the `_manifest.json` of every stage. Goes out: plain data for the page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipelines.manifest import read_manifest
+from pipelines.store import Store
+
+STAGES = {"embed": "embeddings", "cluster": "tree", "sample": "curated", "export": "export"}
+
+# Reasons may quote the sample (a size, a byte offset); a pool of nothing but such must not fill the memory.
+_REASONS = 1000
+OTHER = "other reasons"
+
+
+@dataclass
+class Reason:
+    """One reason for rejecting samples: how many, and the first of them."""
+
+    stage: str
+    reason: str
+    count: int = 0
+    example: str = ""
+
+
+@dataclass
+class Provenance:
+    """What the manifests say, stage by stage.
+
+    Attributes:
+        stages: for every finished stage, in their order: `stage`, `seconds`, `counts`.
+        versions: package to version, where the stages disagree all of them.
+        notes: what the stages thought worth saying to a person.
+    """
+
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_rejects(store: Store) -> list[Reason]:
+    """Reasons of all stages, the most frequent first."""
+    found: dict[tuple[str, str], Reason] = {}
+    for stage in STAGES:
+        for part in store.list(f"rejected/{stage}"):
+            table = store.read_table(part, columns=["id", "reason"])
+            reasons, first, counts = np.unique(
+                np.array(table.column("reason").to_pylist(), dtype=str), return_index=True, return_counts=True
+            )
+            for text, row, count in zip(reasons.tolist(), first.tolist(), counts.tolist(), strict=True):
+                reason = text if len(found) < _REASONS or (stage, text) in found else OTHER
+                example = table.column("id")[row].as_py()
+                found.setdefault((stage, reason), Reason(stage, reason, 0, example)).count += count
+    return sorted(found.values(), key=lambda r: (-r.count, r.stage, r.reason))
+
+
+def read_manifests(store: Store) -> Provenance:
+    """Times, counts, versions and notes of the stages that are complete."""
+    result = Provenance()
+    versions: dict[str, list[str]] = {}
+    for stage, folder in STAGES.items():
+        manifest = read_manifest(store, folder)
+        if manifest is None:
+            continue
+        counts = {k: v for k, v in manifest.counts.items() if isinstance(v, int | float) and k != "digest"}
+        result.notes += [str(note) for note in manifest.counts.get("notes", [])]
+        result.stages.append({"stage": stage, "seconds": manifest.seconds, "counts": counts})
+        for package, version in manifest.versions.items():
+            known = versions.setdefault(package, [])
+            if version not in known:
+                known.append(version)
+    result.versions = {package: ", ".join(known) for package, known in sorted(versions.items())}
+    return result
