@@ -60,9 +60,10 @@ def keys_from_buffer(buffer: bytes | memoryview) -> NDArray[np.uint64]:
 
 def centroid_keys(level: int, count: int) -> NDArray[np.uint64]:
     """Keys of the clusters 0..count-1 of a level, whose id is (level, cluster); shape (count, 2)."""
-    base = salt(0, Purpose.CENTROID_KEY, level)
-    first = splitmix64(np.arange(count, dtype=np.uint64) ^ base)
-    return np.stack([first, splitmix64(first)], axis=1)
+    clusters = np.arange(count, dtype=np.uint64)
+    # two words from two salts: were one the hash of the other, `mixed` would cancel them out
+    words = [splitmix64(clusters ^ salt(0, Purpose.CENTROID_KEY, level, word)) for word in (0, 1)]
+    return np.stack(words, axis=1)
 
 
 def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

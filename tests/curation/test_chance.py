@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,8 +18,12 @@ def test_keys_are_the_digests_words():
     assert np.array_equal(chance.keys_from_digests([digest]), [key])
 
 
-def test_draws_are_odd_53_bit_integers_and_look_uniform():
-    mixed = chance.mixed(chance.keys_of(str(i) for i in range(20_000)))
+@pytest.mark.parametrize(
+    "keys", [chance.keys_of(str(i) for i in range(20_000)), chance.centroid_keys(2, 20_000)]
+)
+def test_draws_are_odd_53_bit_integers_and_look_uniform(keys):
+    mixed = chance.mixed(keys)
+    assert len(np.unique(mixed)) == 20_000
     u = chance.draws(mixed, chance.salt(0, Purpose.RESAMPLE, 1))
     assert (u % 2 == 1).all()
     assert u.min() > 0
@@ -57,3 +62,9 @@ def test_a_draw_does_not_depend_on_where_the_others_are():
 def test_rank_in_group_counts_from_zero(groups):
     ranks = chance.rank_in_group(np.array(groups, np.int64))
     assert list(ranks) == [groups[:i].count(g) for i, g in enumerate(groups)]
+
+
+def test_centroid_keys_differ_by_level_and_cluster_and_do_not_hang_on_the_count():
+    keys = np.concatenate([chance.centroid_keys(level, 1000) for level in (1, 2, 3)])
+    assert len(np.unique(keys[:, 0])) == len(np.unique(keys[:, 1])) == 3000
+    assert np.array_equal(chance.centroid_keys(1, 10), keys[:10])
