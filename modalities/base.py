@@ -1,0 +1,245 @@
+"""The interface of a modality: how raw samples are read, decoded, encoded and shown.
+
+The modalities in this package use nothing else, and neither does a plugin.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+KMeansFn = Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]
+"""(points (n, d), n_clusters, seed) -> centroids (k, d)."""
+
+
+class Rejected(Exception):
+    """One sample cannot be used; ``str()`` of it is the reason, one plain sentence."""
+
+
+class ModalityError(ValueError):
+    """A request that cannot be met: an unknown encoder, a missing column, an empty pool."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The unit of reading, resuming and writing: a run of samples in the canonical order.
+
+    Attributes:
+        index: position among the parts of the pool.
+        spec: what to read, as JSON values relative to the source's root, so that it is the same on every
+            machine.
+    """
+
+    index: int
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample as it lies in the pool.
+
+    Attributes:
+        id: unique in the pool; never absolute.
+        uri: where it lies, for a person or for reading it again.
+        payload: the encoded sample, or None where it could not be read.
+        reason: why there is no payload.
+    """
+
+    id: str
+    uri: str
+    payload: bytes | None
+    reason: str | None = None
+
+
+class Source(ABC):
+    """A pool that can be listed and read in parts. Picklable."""
+
+    @abstractmethod
+    def parts(self) -> list[Part]:
+        """List the pool in its canonical order, which does not depend on who asks.
+
+        Raises:
+            ModalityError: the path is not there, holds nothing to read, or lacks a column.
+        """
+
+    @abstractmethod
+    def read(self, part: Part) -> Iterator[Record]:
+        """Read the samples of one part, in order; what cannot be read is a record with a reason."""
+
+
+class Modality(ABC):
+    """What a kind of sample is.
+
+    Attributes:
+        name: as in the config.
+        kind: what `decode` returns and encoders accept: ``raster`` (an array (H, W, bands), 1 to 16 bands,
+            uint8 or float32), ``text`` (a str), or a plugin's own word.
+        default_encoder: the encoder when the config names none.
+        suffixes: lower-case suffixes of files that hold one sample each.
+        columns: what `describe` adds to the table of embeddings.
+        column_names: names under which tables usually keep the sample, best first.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    default_encoder: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    columns: ClassVar[dict[str, pa.DataType]]
+    column_names: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def decode(self, payload: bytes) -> Any:
+        """Turn the bytes of a sample into what encoders take.
+
+        Raises:
+            Rejected: the sample is damaged, empty, or too large to open safely.
+        """
+
+    @abstractmethod
+    def describe(self, sample: Any, payload: bytes) -> dict[str, Any]:
+        """Return one value for each of `columns`."""
+
+    @abstractmethod
+    def show(self, payload: bytes, uri: str) -> str:
+        """Return a self-contained, escaped HTML fragment that shows the sample to a person."""
+
+    @abstractmethod
+    def suffix(self, payload: bytes) -> str:
+        """Return the file suffix, with its dot, under which the sample is exported."""
+
+
+class Encoder(ABC):
+    """Turns samples into embeddings. Picklable before `load`, which runs once in each process.
+
+    Attributes:
+        accepts: the kinds of `Modality` that it can encode.
+        spec: the name it was asked for by.
+        dim: length of an embedding.
+        batch_size: rows of every model batch; shorter batches are filled up.
+        input_shape: shape of a prepared raster, None for text.
+        input_dtype: dtype of a prepared raster, None for text.
+    """
+
+    accepts: ClassVar[tuple[str, ...]]
+    spec: str
+    dim: int
+    batch_size: int
+    input_shape: tuple[int, ...] | None = None
+    input_dtype: np.dtype[Any] | None = None
+
+    @abstractmethod
+    def prepare(self, sample: Any) -> NDArray[Any] | str:
+        """Bring a decoded sample into the encoder's input format; needs no weights.
+
+        Returns:
+            An array of `input_shape` and `input_dtype`, or a str.
+
+        Raises:
+            Rejected: the encoder cannot take this sample (a wrong number of bands, say).
+        """
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load the weights onto the device.
+
+        Raises:
+            ModalityError: the weights are not there.
+        """
+
+    @abstractmethod
+    def encode(
+        self, batch: Sequence[NDArray[Any] | str], like: Sequence[NDArray[Any] | str] | None = None
+    ) -> NDArray[np.float32]:
+        """Encode up to `batch_size` prepared rows as one model batch of a fixed shape.
+
+        Args:
+            batch: prepared rows.
+            like: take the shape of the model's input from these rows instead, so that a row retried alone
+                meets the arithmetic it would have met in its batch.
+
+        Returns:
+            (len(batch), dim).
+        """
+
+    def order(self, prepared: Sequence[NDArray[Any] | str]) -> NDArray[np.int64]:
+        """Return the order in which rows are cut into batches, a permutation of ``range(n)``."""
+        return np.arange(len(prepared), dtype=np.int64)
+
+    def encode_all(
+        self, prepared: Sequence[NDArray[Any] | str]
+    ) -> tuple[NDArray[np.float32], list[str | None]]:
+        """Encode all rows of one part.
+
+        Batches depend only on the rows of the part and on `batch_size`, so an embedding does not depend on
+        which process made it (see EXACT, "Where the promise begins"). When a batch fails, its rows are tried
+        one by one in the shape of that batch.
+
+        Returns:
+            Embeddings (n, dim), NaN for rows that failed, and for each row the reason or None.
+
+        Raises:
+            RuntimeError: every row of a full batch failed, so it is the encoder that is broken.
+        """
+        embeddings = np.full((len(prepared), self.dim), np.nan, dtype=np.float32)
+        reasons: list[str | None] = [None] * len(prepared)
+        order = self.order(prepared)
+        for start in range(0, len(prepared), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            batch = [prepared[i] for i in rows]
+            try:
+                embeddings[rows] = self.encode(batch)
+            except Exception:
+                self._encode_singly(rows, batch, embeddings, reasons)
+        for i in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)):
+            embeddings[i] = np.nan
+            reasons[i] = reasons[i] or f"The encoder {self.spec} returned an embedding with NaN or infinity."
+        return embeddings, reasons
+
+    def _encode_singly(
+        self,
+        rows: NDArray[np.int64],
+        batch: list[NDArray[Any] | str],
+        embeddings: NDArray[np.float32],
+        reasons: list[str | None],
+    ) -> None:
+        failures = 0
+        for row, sample in zip(rows, batch, strict=True):
+            try:
+                embeddings[row] = self.encode([sample], like=batch)[0]
+            except Exception as error:
+                failures += 1
+                reasons[row] = f"The encoder {self.spec} failed on it ({type(error).__name__}: {error})."
+                if failures == self.batch_size > 1:
+                    raise RuntimeError(
+                        f"The encoder {self.spec} failed on each of the {failures} samples of a batch; the"
+                        f" last time with {type(error).__name__}: {error}. If memory ran out, lower"
+                        " encoder.batch_size."
+                    ) from error
+
+
+class FittedEncoder(Encoder):
+    """An encoder that first learns from a sample of the pool."""
+
+    @abstractmethod
+    def fit(self, samples: Sequence[Any], kmeans: KMeansFn, seed: int) -> dict[str, NDArray[Any]]:
+        """Learn from decoded samples and return the state, plain arrays that `numpy.savez` can hold.
+
+        The encoder is ready afterwards, as after `set_state`.
+
+        Raises:
+            ModalityError: there is too little to learn from.
+        """
+
+    @abstractmethod
+    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Take the state that `fit` returned, here or on another machine.
+
+        Raises:
+            ModalityError: the state is not one of this encoder.
+        """

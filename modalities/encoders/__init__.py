@@ -1,0 +1,1 @@
+"""What turns prepared samples into embeddings; `modalities.registry.encoder` finds them by name."""

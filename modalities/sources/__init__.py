@@ -1,0 +1,80 @@
+"""Where samples come from: `open_source` turns the ``source`` block of a config into a `Source`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modalities.base import Modality, ModalityError, Source
+from modalities.sources.detect import detect_format
+from modalities.sources.embeddings import EmbeddingsSource
+from modalities.sources.files import FilesSource
+from modalities.sources.lines import JsonLinesSource, TextLinesSource
+from modalities.sources.parquet import ParquetSource
+from modalities.sources.paths import list_files
+
+FORMATS = ("auto", "files", "parquet", "jsonl", "txt", "embeddings")
+LATER = ("webdataset", "geotiff")
+
+__all__ = [
+    "FORMATS",
+    "LATER",
+    "EmbeddingsSource",
+    "FilesSource",
+    "JsonLinesSource",
+    "ParquetSource",
+    "TextLinesSource",
+    "open_source",
+]
+
+
+def open_source(
+    fmt: str,
+    path: str | Sequence[str],
+    *,
+    column: str | None,
+    id_column: str | None,
+    modality: Modality,
+    part_rows: int | None = None,
+) -> Source:
+    """Open a pool.
+
+    Args:
+        fmt: one of `FORMATS`.
+        path: a file, a folder, a glob or a list of these, on any filesystem that fsspec opens.
+        column: column or key of the samples, where the format has such.
+        id_column: column or key of the ids, where the format has such.
+        modality: what a sample is.
+        part_rows: samples of a part at most; None takes the format's own.
+
+    Raises:
+        ModalityError: the format is unknown or comes later, the path is not there, or a column is missing.
+    """
+    if fmt in LATER:
+        raise ModalityError(
+            f"source.format {fmt!r} comes in a later release; now there are {', '.join(FORMATS)}."
+        )
+    if fmt not in FORMATS:
+        raise ModalityError(f"source.format {fmt!r} is unknown; there are {', '.join(FORMATS)}.")
+    listing = list_files(path)
+    if fmt == "auto":
+        fmt = detect_format(listing, modality.suffixes)
+    rows = {} if part_rows is None else {"part_rows": part_rows}
+    if fmt in ("files", "txt"):
+        for key, value in (("source.column", column), ("source.id_column", id_column)):
+            if value is not None:
+                raise ModalityError(
+                    f"{key} {value!r} has no meaning for source.format {fmt!r}: leave it out."
+                )
+    if fmt == "txt" and modality.kind != "text":
+        raise ModalityError(f"source.format 'txt' holds documents, but modality is {modality.name!r}.")
+    if fmt == "txt" and listing.single:
+        return TextLinesSource(listing, **rows)
+    if fmt == "txt":
+        return FilesSource(listing, TextLinesSource.SUFFIXES, **rows)
+    if fmt == "files":
+        return FilesSource(listing, modality.suffixes, **rows)
+    if fmt == "parquet":
+        return ParquetSource(listing, modality, column, id_column, **rows)
+    if fmt == "jsonl":
+        return JsonLinesSource(listing, modality, column, id_column, **rows)
+    return EmbeddingsSource(listing, column, id_column, **rows)

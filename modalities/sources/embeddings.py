@@ -1,0 +1,228 @@
+"""A pool that is already embedded: ``.npy`` of shape (n, d), or Parquet with ids and embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from modalities.base import ModalityError, Part, Record, Source
+from modalities.sources.files import PART_BYTES
+from modalities.sources.parquet import (
+    SUFFIXES,
+    check_ids,
+    open_parquet,
+    read_slice,
+    require_column,
+    slices,
+)
+from modalities.sources.paths import READ_ERRORS, Listing, Root
+
+PART_ROWS = 16_384
+"""Rows of a part at most: vectors are small, and there is nothing to encode."""
+
+Vectors = NDArray[np.float16] | NDArray[np.float32]
+
+
+class EmbeddingsSource(Source):
+    """Rows that are embeddings already; `read_vectors` takes the place of `read`.
+
+    A ``.npy`` file names its rows by their index, several files by ``path#index``.
+
+    Args:
+        listing: the files to choose from, all ``.npy`` or all Parquet.
+        column: the column of the embeddings (Parquet only), a list or fixed-size list of floats.
+        id_column: the column of the ids (Parquet only).
+        part_rows: rows of a part at most.
+
+    Raises:
+        ModalityError: a file is damaged, not of floats, or differs from the others in its dimension.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        column: str | None = None,
+        id_column: str | None = None,
+        part_rows: int = PART_ROWS,
+    ) -> None:
+        self._root = listing.root
+        self._column = column or "embedding"
+        self._id_column = id_column or "id"
+        self._part_rows = part_rows
+        arrays = [file.name for file in listing.having([".npy"]) if _is_array(self._root, file.name)]
+        tables = [file.name for file in listing.having(SUFFIXES) if file.name not in arrays]
+        if bool(arrays) == bool(tables):
+            found = "both .npy and Parquet files" if arrays else "neither a .npy nor a Parquet file"
+            raise ModalityError(
+                f"source.path {self._root.url!r} holds {found}; embeddings come in one of them."
+            )
+        self._several = len(arrays) > 1
+        self._parts: list[Part] = []
+        self._dim = 0
+        self._dtype: np.dtype[Any] = np.dtype(np.float16)
+        for name in arrays:
+            self._add_array(name)
+        for name in tables:
+            self._add_table(name)
+        if not self._parts:
+            raise ModalityError(f"The pool is empty: the embeddings of {self._root.url!r} have no rows.")
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float16 where all files store it, else float32."""
+        return self._dtype
+
+    def parts(self) -> list[Part]:
+        """Return runs of at most `part_rows` rows and `PART_BYTES` bytes."""
+        return list(self._parts)
+
+    def read(self, part: Part) -> Iterator[Record]:
+        """Not available: the pool holds embeddings, not samples."""
+        raise ModalityError(f"The pool {self._root.url!r} holds embeddings; it has no samples to read.")
+
+    def read_vectors(self, part: Part) -> tuple[list[str], list[str], Vectors]:
+        """Read the rows of a part as they are stored.
+
+        Returns:
+            The ids, the uris, and the embeddings (n, dim) in `dtype`. A Parquet row that is null or of
+            another length is all NaN.
+
+        Raises:
+            ModalityError: the file was damaged or removed since it was listed, or an id is null.
+        """
+        return self._read_table(part.spec) if "row_group" in part.spec else self._read_array(part.spec)
+
+    def _adopt(self, name: str, dim: int, dtype: np.dtype[Any]) -> None:
+        if self._dim and dim != self._dim:
+            raise ModalityError(f"{name} has embeddings of {dim} dimensions, those before it of {self._dim}.")
+        self._dim = dim
+        if dtype != np.float16:
+            self._dtype = np.dtype(np.float32)
+
+    def _add_array(self, name: str) -> None:
+        shape, dtype, offset = _array_header(self._root, name)
+        self._adopt(name, shape[1], dtype)
+        step = max(1, min(self._part_rows, PART_BYTES // (shape[1] * dtype.itemsize)))
+        for start in range(0, shape[0], step):
+            stop = min(start + step, shape[0])
+            spec = {"file": name, "start": start, "stop": stop, "offset": offset, "dtype": dtype.str}
+            self._parts.append(Part(len(self._parts), spec))
+
+    def _read_array(self, spec: dict[str, Any]) -> tuple[list[str], list[str], Vectors]:
+        name, start, stop = spec["file"], spec["start"], spec["stop"]
+        dtype = np.dtype(spec["dtype"])
+        fs, path = self._root.join(name)
+        size = (stop - start) * self._dim * dtype.itemsize
+        try:
+            with fs.open(path, "rb") as stream:
+                stream.seek(spec["offset"] + start * self._dim * dtype.itemsize)
+                data: bytes = stream.read(size)
+        except READ_ERRORS as error:
+            raise ModalityError(f"{self._root.uri(name)} cannot be read: {error}.") from error
+        if len(data) != size:
+            raise ModalityError(f"{self._root.uri(name)} is shorter than its header says.")
+        vectors = np.frombuffer(data, dtype).reshape(stop - start, self._dim).astype(self._dtype)
+        uri = self._root.uri(name)
+        ids = [f"{name}#{row}" if self._several else str(row) for row in range(start, stop)]
+        return ids, [f"{uri}#{row}" for row in range(start, stop)], vectors
+
+    def _add_table(self, name: str) -> None:
+        file = open_parquet(self._root, name)
+        schema = file.schema_arrow
+        require_column(schema, self._column, "source.column", name)
+        require_column(schema, self._id_column, "source.id_column", name)
+        check_ids(schema.field(self._id_column), name)
+        kind = schema.field(self._column).type
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        if not lists or not pa.types.is_floating(kind.value_type):
+            raise ModalityError(f"{name}: column {self._column!r} is of type {kind}, not a list of floats.")
+        dim = kind.list_size if pa.types.is_fixed_size_list(kind) else self._first_length(name, file)
+        if dim:
+            self._adopt(name, dim, np.dtype(kind.value_type.to_pandas_dtype()))
+            part_rows = max(1, min(self._part_rows, PART_BYTES // (4 * dim)))
+            self._parts.extend(slices(file.metadata, name, self._column, part_rows, len(self._parts)))
+
+    def _first_length(self, name: str, file: Any) -> int:
+        """Return the length of a file's first embedding, 0 for a file without rows."""
+        for batch in file.iter_batches(1024, columns=[self._column]):
+            lengths = batch.column(0).value_lengths().drop_null()
+            if len(lengths) and lengths[0].as_py():
+                return int(lengths[0].as_py())
+        if file.metadata.num_rows:
+            raise ModalityError(f"{name}: column {self._column!r} holds no embedding, only nulls.")
+        return 0
+
+    def _read_table(self, spec: dict[str, Any]) -> tuple[list[str], list[str], Vectors]:
+        name = spec["file"]
+        try:
+            table = read_slice(self._root, spec, [self._id_column, self._column])
+        except (*READ_ERRORS, pa.ArrowException) as error:
+            raise ModalityError(f"{self._root.uri(name)} cannot be read: {error}.") from error
+        first = spec["first"] + spec["start"]
+        ids = table.column(self._id_column).to_pylist()
+        if None in ids:
+            row = first + ids.index(None)
+            raise ModalityError(f"{self._root.uri(name)}#{row}: the id column {self._id_column!r} is null.")
+        uri = self._root.uri(name)
+        vectors = self._matrix(table.column(self._column))
+        return [str(i) for i in ids], [f"{uri}#{first + i}" for i in range(len(ids))], vectors
+
+    def _matrix(self, column: pa.ChunkedArray) -> Vectors:
+        array = column.combine_chunks()
+        if isinstance(array, pa.ChunkedArray):
+            array = pa.concat_arrays(array.chunks)
+        if isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        matrix: Vectors = np.full((len(array), self._dim), np.nan, dtype=self._dtype)
+        lengths = array.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
+        whole = lengths == self._dim
+        # flatten() leaves out nulls, so the values of the whole rows are consecutive.
+        kept = array.filter(pa.array(whole))
+        values = kept.flatten().to_numpy(zero_copy_only=False)
+        matrix[whole] = values.reshape(-1, self._dim)
+        return matrix
+
+
+def _is_array(root: Root, name: str) -> bool:
+    fs, path = root.join(name)
+    try:
+        with fs.open(path, "rb") as stream:
+            return bool(stream.read(6) == b"\x93NUMPY")
+    except READ_ERRORS as error:
+        raise ModalityError(f"{root.uri(name)} cannot be read: {error}.") from error
+
+
+def _array_header(root: Root, name: str) -> tuple[tuple[int, int], np.dtype[Any], int]:
+    """Return shape, dtype and the offset of the data of a ``.npy`` file; pickled objects are refused."""
+    uri = root.uri(name)
+    fs, path = root.join(name)
+    try:
+        with fs.open(path, "rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
+                np.lib.format.read_array_header_2_0
+            )  # fmt: skip
+            shape, fortran, dtype = header(stream)
+            offset = stream.tell()
+        size = fs.size(path)
+    except (*READ_ERRORS, ValueError) as error:
+        raise ModalityError(f"{uri} cannot be read as .npy: {error}.") from error
+    if len(shape) != 2 or not shape[1]:
+        raise ModalityError(f"{uri} has the shape {shape}; embeddings are (n, d).")
+    if not np.issubdtype(dtype, np.floating):
+        raise ModalityError(f"{uri} holds {dtype}; embeddings are float16, float32 or float64.")
+    if fortran and min(shape) > 1:
+        raise ModalityError(f"{uri} is stored column by column: save numpy.ascontiguousarray of it.")
+    if size is not None and size < offset + shape[0] * shape[1] * dtype.itemsize:
+        raise ModalityError(f"{uri} is shorter than its header says: it was cut off.")
+    return (int(shape[0]), int(shape[1])), dtype, int(offset)

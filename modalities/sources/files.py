@@ -1,0 +1,91 @@
+"""A pool of files that hold one sample each."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from modalities.base import ModalityError, Part, Record, Source
+from modalities.sources.paths import READ_ERRORS, Listing, Root, is_local, list_files, printable
+
+PART_ROWS = 1024
+"""Samples of a part at most; with PART_BYTES it bounds what one task holds in memory."""
+
+PART_BYTES = 64 * 2**20
+"""Bytes of a part at most, where sizes are known; a larger sample is a part of its own."""
+
+SAMPLE_BYTES = 512 * 2**20
+"""A larger file is rejected unread."""
+
+
+class FilesSource(Source):
+    """One sample a file; the id is the path relative to the root.
+
+    Args:
+        listing: the files to choose from.
+        suffixes: which of them are samples.
+        part_rows: samples of a part at most.
+    """
+
+    def __init__(self, listing: Listing, suffixes: Sequence[str], part_rows: int = PART_ROWS) -> None:
+        self._listing: Listing | None = listing
+        self._root = listing.root
+        self._paths = listing.paths
+        self._suffixes = tuple(suffixes)
+        self._part_rows = part_rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A task needs its part, not the names of the whole pool.
+        return self.__dict__ | {"_listing": None}
+
+    def parts(self) -> list[Part]:
+        """Cut the sorted files into parts of at most `part_rows` files and `PART_BYTES` bytes."""
+        listing = self._listing or list_files(self._paths)
+        files = listing.having(self._suffixes)
+        if not files:
+            raise ModalityError(
+                f"The pool is empty: source.path {self._root.url!r} holds no {', '.join(self._suffixes)} file"
+                f" ({len(listing.files)} of other kinds)."
+            )
+        groups: list[list[str]] = []
+        room = 0
+        for file in files:
+            size = file.size or 0
+            if not groups or len(groups[-1]) == self._part_rows or size > room:
+                groups.append([])
+                room = PART_BYTES
+            groups[-1].append(file.name)
+            room -= size
+        return [Part(index, {"files": names}) for index, names in enumerate(groups)]
+
+    def read(self, part: Part) -> Iterator[Record]:
+        """Read the files of a part; one that is gone or unreadable is a record with a reason."""
+        for name in part.spec["files"]:
+            uri = self._root.uri(name)
+            if printable(name) != name:
+                yield Record(printable(name), uri, None, "The file name is not valid UTF-8.")
+                continue
+            payload, reason = read_file(self._root, name)
+            yield Record(name, uri, payload, reason)
+
+
+def read_file(root: Root, name: str) -> tuple[bytes | None, str | None]:
+    """Read one whole file; return its bytes, or None and the reason."""
+    fs, path = root.join(name)
+    try:
+        if not is_local(fs) or fs.isfile(path):
+            with fs.open(path, "rb") as stream:
+                payload: bytes = stream.read(SAMPLE_BYTES + 1)
+            if len(payload) > SAMPLE_BYTES:
+                return None, f"The file has more than {SAMPLE_BYTES:,} bytes."
+            return payload, None
+    except FileNotFoundError:
+        pass
+    except PermissionError:
+        return None, "The file may not be read (permission denied)."
+    except READ_ERRORS as error:
+        code = getattr(error, "errno", None)
+        why = errno.errorcode.get(code, type(error).__name__) if code else type(error).__name__
+        return None, f"The file cannot be read ({why})."
+    return None, "The file is gone, or is no regular file."

@@ -1,0 +1,262 @@
+"""A pool in Parquet files: one sample a row."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modalities.base import Modality, ModalityError, Part, Record, Source
+from modalities.sources.files import PART_BYTES, PART_ROWS
+from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
+from modalities.sources.values import payload_of
+
+SUFFIXES = (".parquet", ".pq", ".parq")
+
+
+class ParquetSource(Source):
+    """One sample a row; the id is ``path#row`` or the value of a column.
+
+    The column holds bytes, a struct ``{bytes, path}``, or strings: documents for text, addresses of files
+    (relative to the Parquet file, or remote) otherwise.
+
+    Args:
+        listing: the files to choose from.
+        modality: what a sample is.
+        column: where the samples are; None looks for the one that can be meant.
+        id_column: where the ids are; None numbers the rows of each file.
+        part_rows: samples of a part at most.
+
+    Raises:
+        ModalityError: there is no such column, or none or several that could be meant.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        modality: Modality,
+        column: str | None = None,
+        id_column: str | None = None,
+        part_rows: int = PART_ROWS,
+    ) -> None:
+        self._listing: Listing | None = listing
+        self._root = listing.root
+        self._paths = listing.paths
+        self._kind = modality.kind
+        self._id_column = id_column
+        self._part_rows = part_rows
+        first = table_files(listing, SUFFIXES)[0]
+        schema = open_parquet(self._root, first).schema_arrow
+        self._column = column if column is not None else find_column(schema, modality, id_column, first)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_listing": None}
+
+    def parts(self) -> list[Part]:
+        """Cut row groups into parts of at most `part_rows` rows and about `PART_BYTES` bytes."""
+        parts: list[Part] = []
+        for name in table_files(self._listing or list_files(self._paths), SUFFIXES):
+            file = open_parquet(self._root, name)
+            require_column(file.schema_arrow, self._column, "source.column", name)
+            check_samples(file.schema_arrow.field(self._column), self._kind, name)
+            if self._id_column is not None:
+                require_column(file.schema_arrow, self._id_column, "source.id_column", name)
+                check_ids(file.schema_arrow.field(self._id_column), name)
+            parts.extend(slices(file.metadata, name, self._column, self._part_rows, len(parts)))
+        if not parts:
+            raise ModalityError(f"The pool is empty: the Parquet files of {self._root.url!r} have no rows.")
+        return parts
+
+    def read(self, part: Part) -> Iterator[Record]:
+        """Read the rows of a part; where a row group is damaged, all its rows are records with a reason."""
+        spec = part.spec
+        name = spec["file"]
+        folder = posixpath.dirname(name)
+        uri = self._root.uri(name)
+        columns = [self._column] if self._id_column is None else [self._column, self._id_column]
+        try:
+            table = read_slice(self._root, spec, columns)
+        except (*READ_ERRORS, pa.ArrowException, ModalityError):
+            reason = "The row group cannot be read: the Parquet file is damaged or gone."
+            for row in range(spec["first"] + spec["start"], spec["first"] + spec["stop"]):
+                yield Record(f"{name}#{row}", f"{uri}#{row}", None, reason)
+            return
+        ids = None if self._id_column is None else table.column(self._id_column).to_pylist()
+        for i, value in enumerate(table.column(self._column)):
+            row = spec["first"] + spec["start"] + i
+            where = f"{uri}#{row}"
+            if ids is not None and ids[i] is None:
+                yield Record(f"{name}#{row}", where, None, f"The id column {self._id_column!r} is null.")
+                continue
+            payload, why = payload_of(_value(value), self._kind, self._root, folder)
+            yield Record(f"{name}#{row}" if ids is None else str(ids[i]), where, payload, why)
+
+
+def table_files(listing: Listing, suffixes: Sequence[str]) -> list[str]:
+    """Return the names of the table files of a listing.
+
+    Raises:
+        ModalityError: there are none.
+    """
+    names = [file.name for file in listing.having(suffixes)]
+    if not names:
+        raise ModalityError(
+            f"The pool is empty: source.path {listing.root.url!r} holds no {', '.join(suffixes)} file."
+        )
+    return names
+
+
+def open_parquet(root: Root, name: str) -> pq.ParquetFile:
+    """Open a Parquet file and read its footer.
+
+    Raises:
+        ModalityError: it is not there or no Parquet.
+    """
+    fs, path = root.join(name)
+    try:
+        return pq.ParquetFile(fs.open(path, "rb"))
+    except (*READ_ERRORS, pa.ArrowException) as error:
+        raise ModalityError(
+            f"{root.uri(name)} cannot be read as Parquet ({error}): repair it or take it out."
+        ) from error
+
+
+def slices(metadata: pq.FileMetaData, name: str, column: str, part_rows: int, index: int) -> Iterator[Part]:
+    """Cut the row groups of one file into parts numbered from `index`."""
+    first = 0
+    for group in range(metadata.num_row_groups):
+        group_meta = metadata.row_group(group)
+        rows = group_meta.num_rows
+        chunks = [group_meta.column(i) for i in range(group_meta.num_columns)]
+        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] == column)
+        step = max(1, min(part_rows, PART_BYTES * rows // max(size, 1)))
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            spec = {"file": name, "row_group": group, "step": step, "start": start, "stop": stop}
+            yield Part(index, spec | {"first": first})
+            index += 1
+        first += rows
+
+
+class _Cursor:
+    """The place in a row group where this process stopped reading.
+
+    Parquet cannot start in the middle of a row group; a process that takes the parts of a long one in order
+    would otherwise read it from its start each time.
+    """
+
+    def __init__(self) -> None:
+        self.key: tuple[Any, ...] = ()
+        self.position = 0
+        self.batches: Iterator[pa.RecordBatch] = iter(())
+        self.rest: pa.Table | None = None
+
+    def take(self, root: Root, spec: dict[str, Any], columns: list[str]) -> pa.Table:
+        key = (root.url, spec["file"], spec["row_group"], spec["step"], tuple(columns))
+        if key != self.key or spec["start"] < self.position:
+            file = open_parquet(root, spec["file"])
+            self.batches = file.iter_batches(spec["step"], row_groups=[spec["row_group"]], columns=columns)
+            self.key, self.position, self.rest = key, 0, None
+        try:
+            self._read(spec["start"] - self.position)
+            return self._read(spec["stop"] - spec["start"])
+        except BaseException:
+            self.key = ()  # an iterator that failed cannot go on
+            raise
+
+    def _read(self, rows: int) -> pa.Table:
+        pieces = [] if self.rest is None else [self.rest]
+        held = sum(piece.num_rows for piece in pieces)
+        while held < rows:
+            batch = next(self.batches, None)
+            if batch is None:
+                raise pa.ArrowInvalid("The row group is shorter than its metadata say.")
+            pieces.append(pa.Table.from_batches([batch]))
+            held += batch.num_rows
+        if not pieces:
+            return pa.table({})
+        table = pa.concat_tables(pieces)
+        self.rest = table.slice(rows)
+        self.position += rows
+        return table.slice(0, rows)
+
+
+_cursor = _Cursor()
+
+
+def read_slice(root: Root, spec: dict[str, Any], columns: list[str]) -> pa.Table:
+    """Read the rows of one part.
+
+    Raises:
+        ModalityError, OSError, pyarrow.ArrowException: the file is damaged or gone.
+    """
+    return _cursor.take(root, spec, columns)
+
+
+def find_column(schema: pa.Schema, modality: Modality, id_column: str | None, name: str) -> str:
+    """Return the column that holds the samples: one with a usual name, or the only one that could.
+
+    Raises:
+        ModalityError: there is none, or several and none with a usual name.
+    """
+    fields = [field for field in schema if field.name != id_column]
+    # Addresses are fetched only from a column that the user names.
+    fits = _is_text if modality.kind == "text" else _is_payload
+    candidates = [field.name for field in fields if fits(field.type)]
+    for usual in modality.column_names:
+        if usual in candidates:
+            return usual
+    if len(candidates) == 1:
+        return str(candidates[0])
+    found = "several columns that could be" if candidates else "no column of"
+    raise ModalityError(
+        f"{name} has {found} {modality.name} samples: set source.column to one of {', '.join(schema.names)}"
+        " (or source.format=embeddings, if it holds embeddings)."
+    )
+
+
+def require_column(schema: pa.Schema, column: str, key: str, name: str) -> None:
+    """Raise ModalityError where a column is missing."""
+    if column not in schema.names:
+        raise ModalityError(
+            f"{name} has no column {column!r}: set {key} to one of {', '.join(schema.names)}."
+        )
+
+
+def check_ids(field: pa.Field, name: str) -> None:
+    """Raise ModalityError where a column cannot name samples."""
+    if not (_is_text(field.type) or pa.types.is_integer(field.type)):
+        raise ModalityError(
+            f"{name}: source.id_column {field.name!r} is of type {field.type}; ids are strings or integers."
+        )
+
+
+def check_samples(field: pa.Field, kind: str, name: str) -> None:
+    """Raise ModalityError where a column cannot hold samples."""
+    if not (_is_text(field.type) or _is_payload(field.type)):
+        raise ModalityError(
+            f"{name}: source.column {field.name!r} is of type {field.type}; {kind} samples are bytes,"
+            " strings or structs with the fields bytes and path."
+        )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+                or (pa.types.is_dictionary(kind) and _is_text(kind.value_type)))  # fmt: skip
+
+
+def _is_payload(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        # A string column with bytes that are not UTF-8: let the modality judge the bytes.
+        return scalar.as_buffer().to_pybytes()

@@ -1,0 +1,67 @@
+"""How does a value of a table become the bytes of a sample? Bytes, strings, addresses, {bytes, path}."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+from modalities.sources.files import read_file
+from modalities.sources.paths import Root, is_local
+
+REMOTE = ("s3://", "gs://", "gcs://", "az://", "abfs://", "hf://", "https://", "http://")
+"""Addresses a table may point to. Others could reach into this machine or chain filesystems."""
+
+NOTHING = "The value is missing."
+
+
+def payload_of(value: Any, kind: str, root: Root, folder: str) -> tuple[bytes | None, str | None]:
+    """Return the bytes of one sample, or None and the reason.
+
+    Args:
+        value: bytes; a struct ``{bytes, path}``; or a string, which for text is the document itself and for
+            every other kind the address of a file.
+        kind: the modality's kind of sample.
+        root: the source's root, which relative addresses may not leave.
+        folder: the folder of the table, relative to the root, where relative addresses begin.
+    """
+    if isinstance(value, Mapping):
+        value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    if value is None:
+        return None, NOTHING
+    if isinstance(value, bytes):
+        return value, None
+    if not isinstance(value, str):
+        return None, f"The value is of type {type(value).__name__}, not a string or bytes."
+    if kind == "text":
+        try:
+            return value.encode("utf-8"), None
+        except UnicodeEncodeError:
+            return None, "The text is not valid Unicode."
+    return _fetch(value, root, folder)
+
+
+def _fetch(address: str, root: Root, folder: str) -> tuple[bytes | None, str | None]:
+    if "::" in address:
+        return None, "The address chains filesystems, which is not allowed in data."
+    if address.startswith(REMOTE):
+        head, _, tail = address.rpartition("/")
+        try:
+            return read_file(Root(head), tail)
+        except Exception as error:
+            # A client for the web raises errors of its own, and one dead link may cost only itself.
+            return None, f"The address cannot be read ({type(error).__name__})."
+    name = posixpath.normpath(posixpath.join(folder, address))
+    if "://" in address or address.startswith("/") or name.startswith(".."):
+        return None, "The address leaves the folder of the pool."
+    fs, path = root.join(name)
+    if is_local(fs) and not _inside(path, root):
+        return None, "The address leaves the folder of the pool."
+    return read_file(root, name)
+
+
+def _inside(path: str, root: Root) -> bool:
+    from os.path import realpath  # a link in the folder may still point outside
+
+    base = realpath(root.join("")[1])
+    return posixpath.commonpath([realpath(path), base]) == base

@@ -1,0 +1,167 @@
+"""The ``evenset`` command. Heavy imports wait until a command needs them, so that help is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipelines import __version__
+
+app = typer.Typer(
+    help="Turn a raw, long-tailed pool into a large, diverse and balanced training set.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file; `evenset config` lists its keys.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Dotted overrides, such as sample.size=10_000.", show_default=False
+    ),
+]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"evenset {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Ray's own messages.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    context.obj = debug
+
+
+@app.command("run")
+def run_all(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
+    """Do all stages: embed, cluster, sample, export, report. Run it again to resume."""
+    _run(context, config, overrides, None)
+
+
+@app.command("embed")
+def embed(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
+    """Turn the samples of the pool into embeddings."""
+    _run(context, config, overrides, "embed")
+
+
+@app.command("cluster")
+def cluster(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
+    """Cluster the embeddings with hierarchical k-means."""
+    _run(context, config, overrides, "cluster")
+
+
+@app.command("sample")
+def sample(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
+    """Draw the curated set, spread evenly over the clusters of every level."""
+    _run(context, config, overrides, "sample")
+
+
+@app.command("export")
+def export(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
+    """Write the curated set in the formats asked for."""
+    _run(context, config, overrides, "export")
+
+
+@app.command("report")
+def report(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
+    """Write report.html and metrics.json."""
+    _run(context, config, overrides, "report")
+
+
+@app.command("config")
+def show_config() -> None:
+    """List every config key with its default and its meaning."""
+    from pipelines.config import described
+
+    typer.echo(described())
+
+
+@app.command("status")
+def show_status(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """Show what a run has done, how long it took, and what was rejected and why."""
+    from rich.console import Console
+
+    from pipelines.status import status
+
+    console = Console(highlight=False)
+    status(run, console if console.is_terminal else Console(highlight=False, width=200))
+
+
+@app.command("demo")
+def demo() -> None:
+    """Curate real images and texts that are already on this machine, and name the reports."""
+    from pipelines.demo import demo as curate
+
+    curate()
+
+
+def _run(context: typer.Context, config: str, overrides: list[str] | None, stage: str | None) -> None:
+    from pipelines.config import load_config
+    from pipelines.run import run
+
+    try:
+        run(load_config(config, overrides), (stage,) if stage else None, debug=bool(context.find_root().obj))
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; run the same command again to go on from here", err=True)
+        raise typer.Exit(130) from None
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line: 0 for success, 1 for a failed run, 2 for a bad request.
+
+    Args:
+        arguments: What to run; by default what this process was started with.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:  # it is a global option, but may stand anywhere
+        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
+    try:
+        app(arguments, prog_name="evenset")  # ends in SystemExit, and in 2 where it cannot be parsed
+    except Exception as error:
+        if debug:
+            raise
+        sentence, code = explain(error)
+        typer.echo(f"evenset: {sentence}", err=True)
+        sys.exit(code)
+    sys.exit(0)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """What to say to a person, and the exit code: 2 for a bad request, 1 for a failed run."""
+    from curation.errors import CurationError
+    from modalities.base import ModalityError
+    from pipelines.errors import EvensetError, causes
+
+    chain = causes(error)
+    for cause in chain:
+        if isinstance(cause, EvensetError):
+            return str(cause), cause.exit_code
+        if isinstance(cause, CurationError | ModalityError):
+            return str(cause), 2
+    for cause in chain:
+        if isinstance(cause, PermissionError):
+            return f"not allowed: {cause}: give this user access, or choose another path", 2
+    if any(type(cause).__module__.startswith("ray.") for cause in chain):
+        text = " ".join(str(chain[0]).split("\n")[0].split())
+        return (
+            f"a worker process of Ray failed ({type(chain[0]).__name__}: {text}); if it ran out of memory,"
+            " lower encoder.batch_size or encoder.actors; run the same command again to go on from here, with"
+            " --debug to see more",
+            1,
+        )
+    return f"{type(error).__name__}: {error} (this should not happen; --debug shows where)", 1

@@ -1,0 +1,379 @@
+"""One YAML file becomes one typed config; what is wrong with it is said before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import fsspec
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from pipelines.errors import RequestError
+
+LATER = "is not built yet (it comes in a later release)"
+Auto = Literal["auto"]
+
+
+class Section(BaseModel):
+    """A group of keys. Unknown keys are errors, and a loaded config does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Source(Section):
+    """Where the pool is."""
+
+    path: str | list[str] | None = None
+    """the pool: a file, folder, glob, or a list of them; anything that fsspec opens (required)"""
+    format: Literal["auto", "files", "parquet", "jsonl", "txt", "embeddings"] = "auto"
+    """auto, files, parquet, jsonl, txt, or embeddings (.npy or Parquet, already embedded)"""
+    column: str | None = None
+    """the column that holds the sample, for parquet and jsonl"""
+    id_column: str | None = None
+    """the column that names the sample; by default its name is path#row"""
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _format_is_built(cls, value: Any) -> Any:
+        return _refuse_later(value, ("webdataset", "geotiff"))
+
+
+class Encoder(Section):
+    """What turns a sample into an embedding. What is auto is settled once a run, and kept."""
+
+    model: str = "auto"
+    """auto (the modality's offline encoder), patches, open_clip:ARCH/TAG, sentence-transformers:NAME"""
+    batch_size: Auto | PositiveInt = "auto"
+    """samples in a batch of the model"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """the model's arithmetic: auto, float32, bfloat16 or float16"""
+    actors: Auto | tuple[PositiveInt, PositiveInt] = "auto"
+    """[min, max] encoder actors; auto: from 1 to one a GPU, or to one a CPU but one"""
+    num_gpus: Auto | Annotated[float, Field(ge=0)] = "auto"
+    """GPUs that an encoder actor takes; auto: 1 where the cluster has any, else 0"""
+
+    @field_validator("actors")
+    @classmethod
+    def _actors_are_a_range(cls, value: tuple[int, int] | str) -> tuple[int, int] | str:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ValueError(f"[{value[0]}, {value[1]}] is no range: write [min, max], the smaller first")
+        return value
+
+
+class Resample(Section):
+    """Resampling-clustering (Vo et al., section 3.3)."""
+
+    steps: NonNegativeInt = 10
+    """resampling steps at each level; 0: none"""
+    points: Auto | list[NonNegativeInt] = "auto"
+    """points kept of a cluster, an entry a level, 0: none; auto: 0, then half the mean cluster size"""
+    strategy: Literal["closest", "random"] = "closest"
+    """which points of a cluster are kept: closest (to the centroid) or random"""
+
+
+def _as_levels(value: Any) -> Any:
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class Cluster(Section):
+    """Hierarchical k-means with resampling."""
+
+    n_clusters: Annotated[Auto | list[PositiveInt], BeforeValidator(_as_levels)] = "auto"
+    """clusters of each level, from the leaves up, such as [3000, 1000, 300]"""
+    split: list[PositiveInt] | None = None
+    """splitting of a huge level, an entry a level; only all ones (none) is built"""
+    resample: Resample = Resample()
+    max_iter: PositiveInt = 50
+    """iterations of k-means at most"""
+    tol: Annotated[float, Field(ge=0)] = 0.0
+    """stop when an iteration lowers the objective by less than this share of it; 0: when nothing moves"""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """euclidean, or cosine (spherical k-means)"""
+    shards: Auto | PositiveInt = "auto"
+    """point shards that share the work; no result depends on it"""
+
+    @field_validator("n_clusters")
+    @classmethod
+    def _levels_shrink(cls, value: list[int] | str) -> list[int] | str:
+        if isinstance(value, list):
+            if not value:
+                raise ValueError("the list is empty: name the clusters of at least one level, or write auto")
+            if any(below <= above for below, above in itertools.pairwise(value)):
+                raise ValueError(f"{value} does not decrease: list the levels from the leaves up")
+        return value
+
+    @field_validator("split")
+    @classmethod
+    def _no_splitting_yet(cls, value: list[int] | None) -> list[int] | None:
+        if value and any(part != 1 for part in value):
+            raise ValueError(f"splitting a level {LATER}: remove cluster.split, or make it all ones")
+        return value
+
+    @model_validator(mode="after")
+    def _one_entry_a_level(self) -> Cluster:
+        lists = {"cluster.resample.points": self.resample.points, "cluster.split": self.split}
+        for key, entries in lists.items():
+            if isinstance(entries, list) and self.n_clusters == "auto":
+                raise ValueError(f"{key} is a list while cluster.n_clusters is auto: list its levels too")
+            if isinstance(entries, list) and len(entries) != len(self.n_clusters):
+                levels = f"cluster.n_clusters has {len(self.n_clusters)} levels"
+                raise ValueError(f"{key} has {len(entries)} entries but {levels}: one entry a level")
+        return self
+
+
+def _as_size(value: Any) -> Any:
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]*\.?[0-9]+)\s*%", value.strip())):
+        value = float(match[1]) / 100
+        if not 0 < value < 1:
+            raise ValueError("a share is above 0 % and below 100 %")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ValueError(f"{value!r} is no size: write a count, a share below 1, or a percentage such as 10%")
+    if value >= 1 and value != int(value):
+        raise ValueError(f"{value} is no whole number: a count is one, and a share is below 1")
+    return int(value) if value >= 1 else value
+
+
+class Sample(Section):
+    """Which samples of the pool are drawn."""
+
+    size: Annotated[int | float, BeforeValidator(_as_size)] = 0.1
+    """how many to draw: a count, or a share of the pool (0.1 or 10%)"""
+    within: Literal["random", "closest", "furthest"] = "random"
+    """which points of a leaf cluster come first: random, closest or furthest (from the centroid)"""
+    max_repeats: PositiveInt = 1
+    """how often one sample may be drawn at most"""
+
+    def count(self, pool: int) -> int:
+        """The number of draws from a pool of ``pool`` samples; a share is rounded and at least 1."""
+        return self.size if isinstance(self.size, int) else max(1, round(self.size * pool))
+
+
+class Export(Section):
+    """In which forms the curated set is written."""
+
+    formats: list[Literal["parquet", "files", "ids"]] = ["parquet", "ids"]
+    """any of parquet (with the payload), files (a folder of them) and ids (a list of names)"""
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _formats_are_built(cls, value: Any) -> Any:
+        value = [value] if isinstance(value, str) else value
+        return _refuse_later(value, ("webdataset", "jsonl", "geoparquet", "litdata", "huggingface"))
+
+
+class Limits(Section):
+    """How much is too much."""
+
+    rejected: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """the largest share of the pool that may be rejected before the run fails"""
+
+
+class Ray(Section):
+    """Where it runs; no result depends on it."""
+
+    address: str | None = None
+    """a Ray cluster to join; by default that of RAY_ADDRESS, else one is started on this machine"""
+    object_store_memory: Auto | Annotated[int, Field(ge=80_000_000)] = "auto"
+    """bytes of shared memory for a Ray started here; auto: a tenth of the memory, 4 GB at most"""
+
+
+class Config(Section):
+    """Everything that a run can be told; each attribute is a dotted key of the file."""
+
+    modality: str = "image"
+    """image, text, or one that a plugin adds"""
+    source: Source = Source()
+    encoder: Encoder = Encoder()
+    cluster: Cluster = Cluster()
+    sample: Sample = Sample()
+    export: Export = Export()
+    limits: Limits = Limits()
+    output: str | None = None
+    """the run directory; by default runs/<name of the config file>"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """every random choice follows from it and from the sample's id"""
+    ray: Ray = Ray()
+
+    @field_validator("modality", mode="before")
+    @classmethod
+    def _modality_is_built(cls, value: Any) -> Any:
+        return _refuse_later(value, ("satellite",))
+
+    @model_validator(mode="after")
+    def _embeddings_have_no_files(self) -> Config:
+        if self.source.format == "embeddings" and "files" in self.export.formats:
+            raise ValueError(
+                "export.formats: a pool of embeddings has no files to write: use parquet and ids"
+            )
+        return self
+
+
+def _refuse_later(value: Any, later: tuple[str, ...]) -> Any:
+    for name in value if isinstance(value, list) else [value]:
+        if name in later:
+            raise ValueError(f"{name} {LATER}")
+    return value
+
+
+def entries(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every dotted key of ``section`` with its value and its meaning."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from entries(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, field.description or ""
+
+
+def load_config(path: str, overrides: list[str] | None = None) -> Config:
+    """Read a YAML config and apply ``a.b=value`` overrides to it.
+
+    Raises:
+        RequestError: The file is not there or is not YAML, or a key or value is not possible. The
+            message names the line (or the override), the value and what would do.
+    """
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise RequestError(f"cannot read the config {path}: {error}") from error
+    places: dict[str, str] = {}
+    tree = _parse(text, path, places)
+    for override in overrides or []:
+        _override(tree, override, places)
+    tree = {key: value for key, value in tree.items() if value is not None}
+    tree.setdefault("output", f"runs/{PurePosixPath(path).stem}")
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise RequestError(_sentences(error, places, path)) from None
+    if not config.source.path:
+        raise RequestError(f"{path}: source.path is missing: it says where the pool is")
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which also takes ``1e6`` for a number, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _parse(text: str, path: str, places: dict[str, str]) -> dict[str, Any]:
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if not isinstance(node, yaml.MappingNode):
+            raise RequestError(f"{path}, line 1: a config is keys and values, such as `modality: image`")
+        _note_places(node, "", path, places)
+        tree: dict[str, Any] = loader.construct_document(node)
+        return tree
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else path
+        problem = getattr(error, "problem", None) or error
+        raise RequestError(f"{where}: this is not YAML: {problem}") from error
+
+
+def _note_places(node: yaml.MappingNode, prefix: str, path: str, places: dict[str, str]) -> None:
+    for key, value in node.value:
+        name, line = f"{prefix}{key.value}", f"line {key.start_mark.line + 1}"
+        if name in places:
+            raise RequestError(f"{path}, {line}: {name} was set before, in {places[name]}: keep one of them")
+        places[name] = f"{path}, {line}"
+        if isinstance(value, yaml.MappingNode):
+            _note_places(value, f"{name}.", path, places)
+
+
+def _override(tree: dict[str, Any], override: str, places: dict[str, str]) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RequestError(f"{override!r} is no override: write key=value, such as sample.size=10_000")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or error
+        raise RequestError(f"override {override}: the value is not YAML: {problem}") from error
+    *above, last = key.strip().split(".")
+    for name in above:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    tree[last] = value
+    places[key.strip()] = f"override {override}"
+
+
+def _sentences(error: ValidationError, places: dict[str, str], origin: str) -> str:
+    """Pydantic's errors, a line for each key: where it was written, the value, and what would do."""
+    known = {key for key, _, _ in entries(Config())}
+    known |= {above for key in known for above in _upwards(key)}
+    told: dict[str, list[tuple[int, str]]] = {}
+    for found in error.errors():
+        names, value, message = [str(name) for name in found["loc"]], found["input"], found["msg"]
+        # what follows the key is the branch of a union or the place in a list
+        key = next((k for k in _upwards(".".join(names)) if k in known), "")
+        if found["type"] == "extra_forbidden":
+            key = ".".join(names)
+            shown = "" if isinstance(value, dict) else f" ({value!r} is its value)"
+            told[key] = [(len(names), f"{key} is not a key{shown}. {_nearest(key, known)}")]
+            continue
+        if found["type"] == "model_type":
+            sentence = f"{key} cannot be {value!r}: it is a section, its keys go below it"
+        elif found["type"] == "value_error":
+            message = message.removeprefix("Value error, ")
+            sentence = message if isinstance(value, dict) else f"{key}: {message}"
+        else:
+            sentence = f"{key} cannot be {value!r}: {message[0].lower()}{message[1:]}"
+        told.setdefault(key, []).append((len(names), sentence))
+    lines = []
+    for key, sentences in told.items():
+        place = next((places[p] for p in _upwards(key) if p in places), origin)
+        deepest = max(depth for depth, _ in sentences)  # the branch of a union that came closest
+        lines.append(f"{place}: {'; or '.join(dict.fromkeys(s for d, s in sentences if d == deepest))}")
+    return "\n".join(lines)
+
+
+def _upwards(key: str) -> Iterator[str]:
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    def likeness(other: str) -> float:
+        whole = difflib.SequenceMatcher(None, key, other).ratio()
+        lasts = difflib.SequenceMatcher(None, key.rpartition(".")[2], other.rpartition(".")[2]).ratio()
+        return max(whole, lasts - 0.05)  # the right name in the wrong section is a near miss too
+
+    best = max(sorted(known), key=likeness)
+    return f"Did you mean {best}?" if likeness(best) > 0.6 else "`evenset config` lists all keys."
+
+
+def described() -> str:
+    """Every key with its default and its meaning, a line each."""
+    keys = [
+        (key, "null" if value is None else str(value), meaning) for key, value, meaning in entries(Config())
+    ]
+    widths = [max(len(row[column]) for row in keys) for column in (0, 1)]
+    return "\n".join(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {meaning}" for key, value, meaning in keys)

@@ -1,0 +1,220 @@
+"""The embed stage: the pool streams through Ray Data and becomes parts of embeddings.
+
+One task reads and prepares a part, an actor of an autoscaling pool encodes it, a task writes it. What
+comes back to the driver are counts. A part is done when its file is there, so a rerun takes the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.parquet as pq
+import ray
+from ray.data import Dataset
+
+from modalities.base import FittedEncoder, Part
+from modalities.sources.embeddings import EmbeddingsSource
+from pipelines import encode, fitting, stream
+from pipelines.blocks import part_index, part_name
+from pipelines.config import Config
+from pipelines.errors import RequestError, RunError
+from pipelines.manifest import digest
+from pipelines.pool import Pool, open_pool, samples_of
+from pipelines.progress import Progress
+from pipelines.settle import build
+from pipelines.store import Store
+from pipelines.unique import find_duplicate
+
+ENOUGH_TO_JUDGE = 20_000
+"""Samples after which a run with too many rejects stops early, rather than at the end of the pool."""
+
+PARTS_A_TASK = 256
+
+
+@dataclass
+class Tally:
+    """What became of the samples."""
+
+    embedded: int = 0
+    rejected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    digests: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Take in the counts of other parts."""
+        self.embedded += other.embedded
+        self.rejected += other.rejected
+        self.reasons.update(other.reasons)
+        self.digests += other.digests
+
+    def told(self, most: int = 3) -> str:
+        """The commonest reasons with their counts."""
+        told = "; ".join(f"{n:,} x {reason.rstrip('.')}" for reason, n in self.reasons.most_common(most))
+        return told + (f"; and {len(self.reasons) - most} other reasons" if len(self.reasons) > most else "")
+
+
+def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = None) -> dict[str, Any]:
+    """Embed the pool; what ``auto`` means in ``config.encoder`` is settled.
+
+    Args:
+        config: The settled config.
+        store: The run directory.
+        progress: Advances by samples.
+        pool: The pool where it is open already.
+
+    Returns:
+        ``samples``, ``embedded``, ``rejected``, ``reasons``, ``parts``, ``dimensions`` and ``digest`` (of
+        all embeddings in order); for an encoder that learns from the pool also ``state``.
+
+    Raises:
+        RunError: Too many samples were rejected, or the pool changed while it was read.
+        RequestError: Two samples have one id.
+    """
+    pool = pool or open_pool(config)
+    counts: dict[str, Any] = {"samples": pool.size, "parts": len(pool.parts)}
+    progress.start("embed", pool.size, "samples")
+    done = {part_index(rel) for rel in store.list(encode.EMBEDDINGS)}
+    progress.advance(sum(samples_of(part) for part in pool.parts if part.index in done))
+    todo = [part for part in pool.parts if part.index not in done]
+    if isinstance(pool.source, EmbeddingsSource):
+        build_stream = _ingesting(config, store, pool.source)
+    else:
+        encoder = build(config, pool.modality)
+        if isinstance(encoder, FittedEncoder):
+            progress.advance(0, f"fitting the encoder {encoder.spec}")
+            counts["state"] = fitting.fit(encoder, pool, config.seed, store)
+        build_stream = _encoding(config, store, pool, encoder, len(todo))
+    seen = Tally()
+    for row in stream.rows_of(todo, build_stream):
+        seen.add(Tally(row["embedded"], row["rejected"], Counter(json.loads(row["reasons"]))))
+        progress.advance(
+            row["embedded"] + row["rejected"], f"{seen.rejected:,} rejected" if seen.rejected else ""
+        )
+        if seen.embedded + seen.rejected >= ENOUGH_TO_JUDGE:
+            _check_rejects(seen, config.limits.rejected, "so far")
+    progress.finish()
+    tally = _recount(store, pool)
+    _check_rejects(tally, config.limits.rejected, "in all")
+    if tally.rejected:
+        progress.say(f"embed: {tally.rejected:,} of {pool.size:,} samples rejected: {tally.told()}")
+    duplicate = find_duplicate(store, tally.embedded)
+    if duplicate:
+        name, uris = duplicate
+        raise RequestError(
+            f"two samples have the id {name!r}: {uris[0]} and {uris[1]}: ids must be unique; name them by"
+            " another source.id_column, or remove one, and give the run a new output"
+        )
+    return counts | {
+        "embedded": tally.embedded,
+        "rejected": tally.rejected,
+        "reasons": dict(tally.reasons.most_common(100)),
+        "dimensions": _dimensions(store),
+        "digest": digest(tally.digests),
+    }
+
+
+def _ingesting(config: Config, store: Store, source: EmbeddingsSource) -> Callable[[Dataset], Dataset]:
+    cosine = config.cluster.distance == "cosine"
+
+    def build_stream(parts: Dataset) -> Dataset:
+        return stream.tasks(
+            parts, encode.ingest, num_cpus=_task_cpus(), source=source, store=store, cosine=cosine
+        )
+
+    return build_stream
+
+
+def _encoding(
+    config: Config, store: Store, pool: Pool, encoder: Any, parts_left: int
+) -> Callable[[Dataset], Dataset]:
+    size, num_cpus, num_gpus = _actor_pool(config, parts_left)
+    cpus = _task_cpus()
+
+    def build_stream(parts: Dataset) -> Dataset:
+        parts = stream.tasks(parts, encode.read, num_cpus=cpus, source=pool.source)
+        parts = stream.tasks(parts, encode.prepare, num_cpus=cpus, modality=pool.modality, encoder=encoder)
+        parts = stream.actors(
+            parts, encode.Encode, size=size, num_cpus=num_cpus, num_gpus=num_gpus, encoder=encoder
+        )
+        return stream.tasks(parts, encode.write, num_cpus=cpus, store=store)
+
+    return build_stream
+
+
+def _task_cpus() -> float:
+    """CPUs of a task: one, or half of the only one, so that an encoder fits beside it."""
+    return 1.0 if ray.cluster_resources().get("CPU", 2) > 1 else 0.5
+
+
+def _actor_pool(config: Config, parts_left: int) -> tuple[tuple[int, int], float | None, float | None]:
+    """Size of the actor pool and the CPUs and GPUs of an actor.
+
+    On CPUs the smallest pool leaves a CPU to the tasks that feed it, or nothing would ever move.
+    """
+    resources = ray.cluster_resources()
+    gpus, cpus = float(config.encoder.num_gpus), resources.get("CPU", 2.0)
+    room = resources.get("GPU", 1.0) / gpus if gpus else cpus - 1
+    fewest, most = (1, max(1, int(room))) if config.encoder.actors == "auto" else config.encoder.actors
+    size = (min(fewest, max(1, parts_left)), min(most, max(1, parts_left)))
+    if gpus:
+        return size, None, gpus
+    return size, min(1.0, (cpus - _task_cpus()) / size[0]), None
+
+
+def _recount(store: Store, pool: Pool) -> Tally:
+    """Count what is on disk, and check part by part that input = embedded + rejected."""
+    count = ray.remote(_count_parts)
+    groups = [pool.parts[i : i + PARTS_A_TASK] for i in range(0, len(pool.parts), PARTS_A_TASK)]
+    tally = Tally()
+    for answer in ray.get([count.remote(store, group) for group in groups]):
+        tally.add(answer)
+    return tally
+
+
+def _count_parts(store: Store, parts: list[Part]) -> Tally:
+    with_rejects = set(store.list(encode.REJECTED))
+    tally = Tally()
+    for part in parts:
+        embedded, content = _footer(store, part_name(encode.EMBEDDINGS, part.index))
+        reasons: list[str] = []
+        rejects = part_name(encode.REJECTED, part.index)
+        if rejects in with_rejects:
+            reasons = store.read_table(rejects, ["reason"])["reason"].to_pylist()
+        if samples_of(part) != embedded + len(reasons):
+            raise RunError(
+                f"part {part.index} of the pool has {samples_of(part):,} samples, but {embedded:,} were"
+                f" embedded and {len(reasons):,} rejected: the pool changed while it was read; run again"
+            )
+        tally.add(Tally(embedded, len(reasons), Counter(reasons), [content]))
+    return tally
+
+
+def _footer(store: Store, rel: str) -> tuple[int, str]:
+    with store.filesystem.open(store.path(rel), "rb") as file:
+        metadata = pq.ParquetFile(file).metadata
+        return int(metadata.num_rows), metadata.metadata[encode.DIGEST].decode()
+
+
+def _dimensions(store: Store) -> int:
+    with store.filesystem.open(store.path(store.list(encode.EMBEDDINGS)[0]), "rb") as file:
+        return int(pq.read_schema(file).field("embedding").type.list_size)
+
+
+def _check_rejects(tally: Tally, limit: float, when: str) -> None:
+    """Stop a run that loses more than it may.
+
+    Raises:
+        RunError: Everything was rejected, or a larger share than ``limits.rejected``.
+    """
+    samples = tally.embedded + tally.rejected
+    if not tally.embedded:
+        raise RunError(f"all {samples:,} samples {when} were rejected: {tally.told()}")
+    if tally.rejected > limit * samples:
+        raise RunError(
+            f"{tally.rejected:,} of {samples:,} samples {when} were rejected, more than"
+            f" limits.rejected={limit:g} allows: {tally.told()}; mend the pool, or raise the limit"
+        )

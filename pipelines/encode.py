@@ -1,0 +1,197 @@
+"""The four steps that a part of the pool takes to become embeddings: read, prepare, encode, write.
+
+Each takes and returns a block with one part in it (`pipelines.blocks`). A sample that fails at a step
+stays in its part with the reason, so that at the end a part has as many rows as it came with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from curation.chance import digests
+from curation.exact import normalize_rows
+from modalities.base import Encoder, Modality, Rejected, Source
+from modalities.sources.embeddings import EmbeddingsSource
+from pipelines.blocks import entered, pack, part_name, unpack
+from pipelines.errors import RunError
+from pipelines.store import Store
+from pipelines.stream import telling
+
+EMBEDDINGS = "embeddings"
+REJECTED = "rejected/embed"
+DIGEST = b"evenset.digest"
+"""Key in the Parquet metadata of a part of embeddings: hash of its ids and embeddings."""
+
+NOT_FINITE = "The embedding has NaN or infinite values."
+ALL_ZERO = "The embedding is all zero: it has no direction."
+
+
+def read(block: pa.Table, *, source: Source) -> pa.Table:
+    """Read the samples of a part as ``id, uri, payload, reason``."""
+    part = entered(block)
+    records = list(source.read(part))
+    columns = {
+        "id": pa.array([r.id for r in records], pa.string()),
+        "uri": pa.array([r.uri for r in records], pa.string()),
+        "payload": pa.array([r.payload for r in records], pa.large_binary()),
+        "reason": pa.array([r.reason for r in records], pa.string()),
+    }
+    return pack(part.index, pa.table(columns))
+
+
+def prepare(block: pa.Table, *, modality: Modality, encoder: Encoder) -> pa.Table:
+    """Decode each payload and bring it into the encoder's input format; the payloads end here."""
+    part, samples = unpack(block)
+    prepared: list[bytes | str | None] = []
+    reasons: list[str | None] = []
+    described: dict[str, list[Any]] = {name: [] for name in modality.columns}
+    for payload, reason in zip(samples["payload"], samples["reason"].to_pylist(), strict=True):
+        ready: bytes | str | None = None
+        about: dict[str, Any] = {}
+        if payload.is_valid:
+            try:
+                ready, about = _prepared(payload.as_py(), modality, encoder)
+            except Rejected as verdict:
+                reason = str(verdict)
+            except Exception as error:  # hostile bytes reach libraries that raise anything
+                reason = f"It cannot be decoded ({type(error).__name__}: {error})."
+        else:
+            reason = reason or "It could not be read."
+        prepared.append(ready)
+        reasons.append(reason)
+        for name, values in described.items():
+            values.append(about.get(name))
+    kind = pa.large_string() if encoder.input_shape is None else pa.large_binary()
+    columns = {
+        "id": samples["id"],
+        "uri": samples["uri"],
+        "reason": pa.array(reasons, pa.string()),
+        "prepared": pa.array(prepared, kind),
+        **{name: pa.array(values, modality.columns[name]) for name, values in described.items()},
+    }
+    return pack(part, pa.table(columns))
+
+
+def _prepared(payload: bytes, modality: Modality, encoder: Encoder) -> tuple[bytes | str, dict[str, Any]]:
+    sample = modality.decode(payload)
+    ready = encoder.prepare(sample)
+    if isinstance(ready, np.ndarray):
+        if ready.shape != encoder.input_shape or ready.dtype != encoder.input_dtype:
+            raise Rejected(
+                f"The encoder {encoder.spec} prepared {ready.dtype} {ready.shape} instead of its own"
+                f" {encoder.input_dtype} {encoder.input_shape}."
+            )
+        return ready.tobytes(), modality.describe(sample, payload)
+    return ready, modality.describe(sample, payload)
+
+
+class Encode:
+    """The model in an actor: loaded once, then a part at a time.
+
+    Args:
+        encoder: Not loaded yet; one that learns from the pool has its state already.
+    """
+
+    @telling
+    def __init__(self, encoder: Encoder) -> None:
+        encoder.load()
+        self._encoder = encoder
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Replace ``prepared`` by ``embedding``, float32, null for a sample that has a reason."""
+        part, samples = unpack(block)
+        good = np.flatnonzero(samples["reason"].is_null().to_numpy())
+        reasons = samples["reason"].to_pylist()
+        try:
+            embeddings, failures = self._encoder.encode_all(self._inputs(samples["prepared"].take(good)))
+        except RuntimeError as error:
+            raise RunError(f"part {part} cannot be encoded: {error}") from error
+        for row, failure in zip(good, failures, strict=True):
+            reasons[row] = failure
+        encoded = np.zeros((len(samples), self._encoder.dim), np.float32)
+        encoded[good] = embeddings
+        samples = samples.set_column(
+            samples.column_names.index("reason"), "reason", pa.array(reasons, pa.string())
+        )
+        column = samples.column_names.index("prepared")
+        return pack(part, samples.set_column(column, "embedding", fixed_lists(encoded)))
+
+    def _inputs(self, prepared: pa.ChunkedArray) -> list[Any]:
+        shape, dtype = self._encoder.input_shape, self._encoder.input_dtype
+        if shape is None:
+            return list(prepared.to_pylist())
+        return [np.frombuffer(value.as_buffer(), dtype).reshape(shape) for value in prepared]
+
+
+def write(block: pa.Table, *, store: Store) -> pa.Table:
+    """Normalise the embeddings of a part and write it, as float16, with its rejects beside it."""
+    part, samples = unpack(block)
+    embeddings = matrix(samples["embedding"])
+    samples = samples.drop_columns(["embedding"])
+    return _write(store, part, samples, embeddings, normalise=True, dtype=np.dtype(np.float16))
+
+
+def ingest(block: pa.Table, *, source: EmbeddingsSource, store: Store, cosine: bool) -> pa.Table:
+    """Write a part of a pool that is embedded already, in the precision that it came in."""
+    part = entered(block)
+    ids, uris, vectors = source.read_vectors(part)
+    reason = pa.nulls(len(ids), pa.string())
+    samples = pa.table(
+        {"id": pa.array(ids, pa.string()), "uri": pa.array(uris, pa.string()), "reason": reason}
+    )
+    return _write(store, part.index, samples, vectors, normalise=cosine, dtype=source.dtype)
+
+
+def _write(
+    store: Store,
+    part: int,
+    samples: pa.Table,
+    embeddings: NDArray[Any],
+    *,
+    normalise: bool,
+    dtype: np.dtype[Any],
+) -> pa.Table:
+    reasons = samples["reason"].to_pylist()
+    for row in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)):
+        reasons[row] = reasons[row] or NOT_FINITE
+    if normalise:
+        for row in np.flatnonzero(~embeddings.any(axis=1)):
+            reasons[row] = reasons[row] or ALL_ZERO
+    samples = samples.drop_columns(["reason"])
+    good = np.array([reason is None for reason in reasons], dtype=bool)
+    kept = embeddings[good]
+    kept = (normalize_rows(kept) if normalise else kept).astype(dtype)
+    table = samples.filter(pa.array(good))
+    keys = digests(table["id"].to_pylist())
+    table = table.add_column(2, "key", pa.array(keys, pa.binary(16))).add_column(
+        3, "embedding", fixed_lists(kept)
+    )
+    content = hashlib.blake2b(b"".join(keys) + kept.tobytes(), digest_size=16).hexdigest()
+    # the rejects come first: a part is done when its embeddings are there
+    if not good.all():
+        rejects = samples.select(["id", "uri"]).append_column("reason", pa.array(reasons, pa.string()))
+        store.write_table(part_name(REJECTED, part), rejects.filter(pa.array(~good)))
+    store.write_table(part_name(EMBEDDINGS, part), table.replace_schema_metadata({DIGEST: content}))
+    counted = json.dumps(Counter(reason for reason in reasons if reason))
+    return pa.table({"embedded": [int(good.sum())], "rejected": [int((~good).sum())], "reasons": [counted]})
+
+
+def fixed_lists(rows: NDArray[Any]) -> pa.FixedSizeListArray:
+    """Rows (n, d) as an Arrow array of fixed-size lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+
+
+def matrix(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column of fixed-size lists without nulls as rows (n, d)."""
+    width = column.type.list_size
+    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    kind = column.type.value_type.to_pandas_dtype()
+    rows: NDArray[Any] = np.concatenate([np.empty(0, kind), *flat]).reshape(-1, width)
+    return rows

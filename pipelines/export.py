@@ -1,0 +1,221 @@
+"""The export stage: ``curated/`` and the pool become files to train from, in ``export/``.
+
+``parquet/part-*`` (the curated columns and the payload, or the embedding), ``files/`` (a folder of the
+samples), ``ids.txt`` and, for a pool of embeddings, ``rows.npy``; and always ``index/part-*`` (id, key,
+file, row), which says where each sample went and marks its part as done. Parts are those of the pool.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+from ray.data import Dataset
+
+from modalities.base import Modality, Part, Record, Source
+from modalities.sources.embeddings import EmbeddingsSource
+from pipelines import stream
+from pipelines.blocks import entered, part_index, part_name
+from pipelines.config import Config
+from pipelines.encode import EMBEDDINGS, fixed_lists
+from pipelines.errors import RequestError, RunError
+from pipelines.naming import file_name
+from pipelines.pool import Pool, is_embedded, open_pool, samples_of
+from pipelines.progress import Progress
+from pipelines.store import Store
+from pipelines.unique import keys_in
+
+FOLDER = "export"
+INDEX = f"{FOLDER}/index"
+
+
+def export(config: Config, store: Store, progress: Progress, pool: Pool | None = None) -> dict[str, Any]:
+    """Write the curated set in every form of ``export.formats``.
+
+    Args:
+        config: What was asked for.
+        store: The run directory, with a curated set.
+        progress: Advances by samples of the pool.
+        pool: The pool where it is open already.
+
+    Returns:
+        ``samples`` (distinct ones) and ``formats``.
+
+    Raises:
+        RequestError: A pool of embeddings has no files.
+        RunError: A curated sample cannot be read any more.
+    """
+    pool = pool or open_pool(config)
+    check_formats(config, pool)
+    done = {part_index(rel) for rel in store.list(INDEX)}
+    todo = [part for part in pool.parts if part.index not in done]
+    progress.start("export", pool.size, "samples")
+    progress.advance(pool.size - sum(samples_of(part) for part in todo))
+    curated = ray.remote(_sorted_curated).remote(store)
+    firsts = np.cumsum([0, *(samples_of(part) for part in pool.parts)])
+    sizes = {part.index: samples_of(part) for part in todo}
+
+    def build_stream(parts: Dataset) -> Dataset:
+        return stream.tasks(
+            parts,
+            _export_part,
+            num_cpus=1.0,
+            source=pool.source,
+            modality=pool.modality,
+            store=store,
+            curated=[curated],
+            firsts=firsts,
+            formats=list(config.export.formats),
+        )
+
+    for row in stream.rows_of(todo, build_stream):
+        progress.advance(sizes[row["part"]])
+    samples = ray.get(ray.remote(_finish).remote(store, "ids" in config.export.formats, is_embedded(pool)))
+    progress.finish()
+    return {"samples": samples, "formats": list(config.export.formats)}
+
+
+def check_formats(config: Config, pool: Pool) -> None:
+    """Refuse a form of export that the pool cannot take, before any work starts.
+
+    Raises:
+        RequestError: Files were asked for, of a pool of embeddings.
+    """
+    if is_embedded(pool) and "files" in config.export.formats:
+        raise RequestError("export.formats: a pool of embeddings has no files to write: use parquet, ids")
+
+
+def _sorted_curated(store: Store) -> tuple[pa.Table, NDArray[np.uint64]]:
+    """The curated set in the order of its keys, and the keys (n, 2), so that a part finds its own."""
+    table = pa.concat_tables([store.read_table(rel) for rel in store.list("curated")])
+    keys = keys_in(table["key"])
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    return table.take(pa.array(order)), keys[order]
+
+
+def _places(keys: NDArray[np.uint64], among: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Place of each of ``keys`` (m, 2) in the sorted ``among`` (n, 2), or -1."""
+    places = np.full(len(keys), -1, np.int64)
+    place = np.searchsorted(among[:, 0], keys[:, 0])
+    left = np.arange(len(keys))
+    while len(left):  # one round, but for keys that share their first half with another
+        left = left[place[left] < len(among)]
+        left = left[among[place[left], 0] == keys[left, 0]]
+        hit = among[place[left], 1] == keys[left, 1]
+        places[left[hit]] = place[left[hit]]
+        left = left[~hit]
+        place[left] += 1
+    return places
+
+
+def _export_part(
+    block: pa.Table,
+    *,
+    source: Source,
+    modality: Modality,
+    store: Store,
+    curated: list[ray.ObjectRef],
+    firsts: NDArray[np.int64],
+    formats: list[str],
+) -> pa.Table:
+    """Write the curated samples of one part of the pool in all forms, then its index."""
+    part = entered(block)
+    chosen = _chosen(store, part, *ray.get(curated[0]))
+    ids = chosen["id"].to_pylist()
+    files: list[str | None] = [None] * len(ids)
+    rows: list[int | None] = [None] * len(ids)
+    if not ids:
+        content = pa.nulls(0, pa.binary())
+    elif isinstance(source, EmbeddingsSource):
+        content, found = _vectors(source, part, ids)
+        rows = [int(firsts[part.index]) + row for row in found]
+    else:
+        content = pa.array(_payloads(source, part, ids), pa.large_binary())
+        if "files" in formats:
+            files = list(_write_files(store, modality, ids, content))
+    if ids and "parquet" in formats:
+        name = "embedding" if isinstance(source, EmbeddingsSource) else "payload"
+        store.write_table(part_name(f"{FOLDER}/parquet", part.index), chosen.append_column(name, content))
+    went = {"file": pa.array(files, pa.string()), "row": pa.array(rows, pa.int64())}
+    names = {"id": chosen["id"], "key": chosen["key"]}
+    store.write_table(part_name(INDEX, part.index), pa.table(names | went))
+    return pa.table({"part": [part.index]})
+
+
+def _chosen(store: Store, part: Part, curated: pa.Table, keys: NDArray[np.uint64]) -> pa.Table:
+    """The rows of ``curated`` (with sorted ``keys``) that lie in ``part``, in the order of the pool."""
+    places = _places(keys_in(store.read_table(part_name(EMBEDDINGS, part.index), ["key"])["key"]), keys)
+    return curated.take(pa.array(places[places >= 0]))
+
+
+def _payloads(source: Source, part: Part, ids: list[str]) -> list[bytes]:
+    wanted = set(ids)
+    records = {record.id: record for record in source.read(part) if record.id in wanted}
+    payloads, lost = [], []
+    for id in ids:
+        record = records.get(id) or Record(id, "", None, "It is not in the pool any more.")
+        if record.payload is None:
+            lost.append(f"{id}: {record.reason or 'it cannot be read'}")
+        else:
+            payloads.append(record.payload)
+    _none(lost)
+    return payloads
+
+
+def _vectors(source: EmbeddingsSource, part: Part, ids: list[str]) -> tuple[pa.Array, list[int]]:
+    """Embeddings as they lie in the pool, and their rows in the part."""
+    known, _, vectors = source.read_vectors(part)
+    row_of = {id: row for row, id in enumerate(known)}
+    _none([f"{id}: It is not in the pool any more." for id in ids if id not in row_of])
+    rows = [row_of[id] for id in ids]
+    return fixed_lists(vectors[rows]), rows
+
+
+def _none(lost: list[str]) -> None:
+    if lost:
+        raise RunError(
+            f"{len(lost):,} curated samples cannot be read again ({lost[0]}): put them back, or"
+            " curate the pool as it is now, with a new output"
+        )
+
+
+def _write_files(store: Store, modality: Modality, ids: list[str], payloads: pa.Array) -> Iterator[str]:
+    for id, payload in zip(ids, payloads, strict=True):
+        content = payload.as_py()
+        name = file_name(id, modality.suffix(content), modality.suffixes)
+        store.write_bytes(f"{FOLDER}/files/{name}", content)
+        yield name
+
+
+def _finish(store: Store, id_list: bool, embedded: bool) -> int:
+    """Write the lists of ids and row numbers, a line a copy, in the order of ``curated/``; count samples."""
+    index = pa.concat_tables([store.read_table(rel, ["key", "row"]) for rel in store.list(INDEX)])
+    curated = pa.concat_tables([store.read_table(r, ["id", "key", "repeats"]) for r in store.list("curated")])
+    if index.num_rows != curated.num_rows:
+        raise RunError(
+            f"{curated.num_rows:,} samples are curated but {index.num_rows:,} were found in the pool"
+        )
+    repeats = curated["repeats"].to_numpy()
+    if id_list:
+        ids = np.repeat(np.array(curated["id"].to_pylist(), dtype=object), repeats)
+        lines = "".join(f"{_one_line(id)}\n" for id in ids)
+        store.write_bytes(f"{FOLDER}/ids.txt", lines.encode())
+    if id_list and embedded:
+        keys = keys_in(index["key"])
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        places = order[_places(keys_in(curated["key"]), keys[order])]
+        buffer = io.BytesIO()
+        np.save(buffer, np.repeat(index["row"].to_numpy()[places], repeats))
+        store.write_bytes(f"{FOLDER}/rows.npy", buffer.getvalue())
+    return int(index.num_rows)
+
+
+def _one_line(id: str) -> str:
+    return (
+        id.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r") if "\n" in id or "\r" in id else id
+    )

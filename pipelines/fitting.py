@@ -1,0 +1,77 @@
+"""An encoder that learns from the pool learns here, once, from a sample that chance by hash picks."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from curation import KMeans
+from curation.chance import Purpose, draws, keys_of, mixed, salt, smallest
+from modalities.base import FittedEncoder, Modality, Part, Source
+from pipelines.manifest import digest
+from pipelines.pool import Pool
+from pipelines.store import Store
+
+STATE = "encoder/state.npz"
+SAMPLES = 2_000
+PARTS = 64
+"""The sample comes from at most this many parts: the whole pool is not read for it."""
+
+
+def fit(encoder: FittedEncoder, pool: Pool, seed: int, store: Store) -> str:
+    """Fit ``encoder`` or give it the state of an earlier run; return the hash of its state.
+
+    Raises:
+        ModalityError: There is too little to learn from.
+    """
+    if not store.exists(STATE):
+        chosen = _chosen_parts(pool, seed)
+        share = -(-SAMPLES // len(chosen))
+        take = ray.remote(_take)
+        taken = [take.remote(pool.source, pool.modality, part, seed, share) for part in chosen]
+        state = ray.get(ray.remote(_fit).remote(encoder, seed, *taken))
+        buffer = io.BytesIO()
+        np.savez(buffer, **state)
+        store.write_bytes(STATE, buffer.getvalue())
+    with np.load(io.BytesIO(store.read_bytes(STATE)), allow_pickle=False) as arrays:
+        state = dict(arrays)
+    encoder.set_state(state)
+    # of the arrays and not of the file, which holds the time at which it was written
+    return digest({name: [str(a.dtype), a.shape, a.tobytes().hex()] for name, a in sorted(state.items())})
+
+
+def _chosen_parts(pool: Pool, seed: int) -> list[Part]:
+    keys = keys_of(str(part.index) for part in pool.parts)
+    luck = draws(mixed(keys), salt(seed, Purpose.ENCODER_FIT, 0))
+    return [pool.parts[i] for i in sorted(smallest(luck, keys, PARTS))]
+
+
+def _take(source: Source, modality: Modality, part: Part, seed: int, share: int) -> list[Any]:
+    """Decode up to ``share`` samples of a part: those with the smallest draws that can be decoded."""
+    records = [record for record in source.read(part) if record.payload is not None]
+    keys = keys_of(record.id for record in records)
+    luck = draws(mixed(keys), salt(seed, Purpose.ENCODER_FIT, 1))
+    samples: list[Any] = []
+    for i in smallest(luck, keys, len(records)):
+        payload = records[i].payload
+        if len(samples) == share:
+            break
+        try:
+            samples.append(modality.decode(payload or b""))
+        except Exception:  # the embed stage meets this sample again, and says why it is rejected
+            continue
+    return samples
+
+
+def _fit(encoder: FittedEncoder, seed: int, *taken: list[Any]) -> dict[str, NDArray[Any]]:
+    return encoder.fit([sample for part in taken for sample in part], kmeans, seed)
+
+
+def kmeans(points: NDArray[np.float32], n_clusters: int, seed: int) -> NDArray[np.float32]:
+    """This project's k-means as encoders want it: points (n, d) to centroids (k, d)."""
+    fitted: NDArray[np.float32] = KMeans(n_clusters, random_state=seed).fit(points).cluster_centers_
+    return fitted

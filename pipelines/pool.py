@@ -1,0 +1,119 @@
+"""The pool that a config names: opened, counted and identified before any work starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import modalities
+from modalities.base import Modality, Part, Source
+from modalities.sources.embeddings import EmbeddingsSource
+from modalities.sources.paths import list_files
+from pipelines.config import Config
+from pipelines.errors import RequestError
+from pipelines.store import absolute
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool, listed but not read.
+
+    Attributes:
+        source: Reads it.
+        modality: What its samples are.
+        parts: Its parts in canonical order.
+        fingerprint: Changes when the listing does: names, sizes, rows.
+    """
+
+    source: Source
+    modality: Modality
+    parts: list[Part]
+    fingerprint: str
+
+    @property
+    def size(self) -> int:
+        """Number of samples, the ones that will turn out to be unusable included."""
+        return sum(samples_of(part) for part in self.parts)
+
+
+def samples_of(part: Part) -> int:
+    """Number of samples of a part."""
+    if "files" in part.spec:
+        return len(part.spec["files"])
+    return int(part.spec["stop"]) - int(part.spec["start"])
+
+
+def source_paths(config: Config) -> list[str]:
+    """``source.path`` as a list, with local paths absolute: a worker has another working directory."""
+    path = config.source.path or []
+    return [absolute(p) for p in ([path] if isinstance(path, str) else path)]
+
+
+def open_pool(config: Config) -> Pool:
+    """List the pool.
+
+    Raises:
+        ModalityError: The path is not there, the pool is empty, a column is missing, ...
+        RequestError: The run directory lies in the pool.
+    """
+    modality = modalities.modality(config.modality)
+    paths = source_paths(config)
+    output = absolute(config.output or "")
+    for path in paths:
+        if f"{output}/".startswith(path.rstrip("/") + "/"):
+            raise RequestError(
+                f"output {output} lies inside the pool {path}, so that the results would become samples: put"
+                " one of them elsewhere"
+            )
+    settings = config.source
+    where: str | list[str] = paths[0] if len(paths) == 1 else paths
+    source = modalities.source(
+        settings.format, where, column=settings.column, id_column=settings.id_column, modality=modality
+    )
+    parts = source.parts()
+    return Pool(source, modality, parts, _fingerprint(where, parts))
+
+
+def is_embedded(pool: Pool) -> bool:
+    """Whether the pool holds embeddings rather than samples."""
+    return isinstance(pool.source, EmbeddingsSource)
+
+
+def _fingerprint(where: str | list[str], parts: list[Part]) -> str:
+    """Hash of every part and of the name and size of every file.
+
+    Times of change are left out: a pool that was copied, or shipped with a job, is the same pool.
+    """
+    listing = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        listing.update(json.dumps(part.spec, sort_keys=True).encode("utf-8", "surrogateescape"))
+    for file in list_files(where).files:
+        listing.update(f"\n{file.name}\0{file.size}".encode("utf-8", "surrogateescape"))
+    return listing.hexdigest()
+
+
+def check_numbers(config: Config, pool: int, what: str) -> None:
+    """Refuse what ``pool`` samples cannot give, before the work for it starts.
+
+    Args:
+        config: What was asked for.
+        pool: Number of samples there are.
+        what: What they are, for the message ("samples in the pool").
+
+    Raises:
+        RequestError: More clusters than samples, or a target that the pool cannot fill.
+    """
+    levels, sample = config.cluster.n_clusters, config.sample
+    if isinstance(levels, list) and levels[0] > pool:
+        raise RequestError(
+            f"cluster.n_clusters asks for {levels[0]:,} clusters but there are only {pool:,} {what}: ask for"
+            " fewer, or write auto"
+        )
+    most = pool * sample.max_repeats
+    if sample.count(pool) > most:
+        repeats = f" x max_repeats {sample.max_repeats}" if sample.max_repeats > 1 else ""
+        raise RequestError(
+            f"sample.size {sample.count(pool):,} is more than the {pool:,} {what}{repeats} can fill:"
+            f" lower it to {most:,}, or raise sample.max_repeats to {-(-sample.count(pool) // max(pool, 1))}"
+        )

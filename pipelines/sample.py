@@ -1,0 +1,130 @@
+"""The sample stage: ``tree/`` becomes ``curated/``, a balanced set of the size asked for.
+
+Every part of the assignments offers, of each leaf, as many points as the leaf's budget could take;
+offers are merged a few at a time and never exceed the target by more than a merge's width. Writes
+``curated/part-*.parquet`` (id, uri, key, repeats, ranks, path, weight) in the order of rank: without
+repeats, the first m rows are the curated set of size m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+
+from curation.errors import CurationError
+from curation.sampling import Drawn, budgets, draw, leaf_candidates, preferences
+from curation.tree import Level, Tree
+from pipelines.blocks import part_index, part_name
+from pipelines.cluster import part_keys
+from pipelines.config import Config
+from pipelines.errors import RunError
+from pipelines.progress import Progress
+from pipelines.store import Store
+
+_MERGED_AT_ONCE = 16
+_ROWS_A_FILE = 100_000
+
+# leaf (m,), value (m,), keys (m, 2), part (m,), row of the part (m,)
+Offer = tuple[
+    NDArray[np.int64], NDArray[np.float64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]
+]
+
+
+def sample(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
+    """Draws the curated set; returns what the manifest counts.
+
+    Raises:
+        RunError: The tree cannot give as many samples as asked for.
+    """
+    tree = read_tree(store)
+    size = config.sample.count(tree.size)
+    try:
+        leaf_budgets = budgets(tree, size, config.sample.max_repeats, config.seed)[0]
+    except CurationError as error:
+        raise RunError(f"sample.size: {error}") from error
+    parts = store.list("tree/level-1/assignments")
+    progress.start("sample", len(parts), "parts")
+    wanted = ray.put(leaf_budgets)
+    offers = [_offer.remote(store, part, wanted, config.sample.within, config.seed) for part in parts]
+    while len(offers) > 1:
+        groups = [offers[i : i + _MERGED_AT_ONCE] for i in range(0, len(offers), _MERGED_AT_ONCE)]
+        offers = [_merge.remote(wanted, *group) for group in groups]
+    drawn, rows = _draw.options(num_returns=2).remote(ray.put(tree), wanted, offers[0], config.seed)
+    named = [_name.remote(store, part, rows) for part in parts]
+    waiting = list(named)
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        progress.advance(len(done))
+    counts: dict[str, Any] = ray.get(_write.remote(store, ray.put(tree), drawn, *named))
+    progress.finish()
+    return counts
+
+
+def read_tree(store: Store) -> Tree:
+    """The shape of the tree (sizes and parents, no centroids) from a run directory."""
+    levels: list[Level] = []
+    while files := store.list(f"tree/level-{len(levels) + 1}/centroids"):
+        table = pa.concat_tables([store.read_table(file, ["size", "parent"]) for file in files])
+        parent = table.column("parent")
+        parents = None if parent.null_count else parent.to_numpy()
+        levels.append(Level(table.column("size").to_numpy(), parents))
+    try:
+        return Tree(levels)
+    except CurationError as error:
+        raise RunError(f"the tree of {store.url} cannot be used: {error}") from error
+
+
+@ray.remote(num_cpus=1)
+def _offer(store: Store, part: str, wanted: NDArray[np.int64], within: Any, seed: int) -> Offer:
+    table = store.read_table(part, ["key", "cluster", "distance"])
+    leaf, keys = table.column("cluster").to_numpy(), part_keys(table)
+    values = preferences(within, seed, keys, table.column("distance").to_numpy())
+    rows = leaf_candidates(leaf, values, keys, wanted)
+    return leaf[rows], values[rows], keys[rows], np.full(len(rows), part_index(part)), rows
+
+
+@ray.remote(num_cpus=1)
+def _merge(wanted: NDArray[np.int64], *offers: Offer) -> Offer:
+    leaf, values, keys, part, row = (np.concatenate(column) for column in zip(*offers, strict=True))
+    best = leaf_candidates(leaf, values, keys, wanted)
+    return leaf[best], values[best], keys[best], part[best], row[best]
+
+
+@ray.remote(num_cpus=1)
+def _draw(
+    tree: Tree, wanted: NDArray[np.int64], offer: Offer, seed: int
+) -> tuple[Drawn, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    leaf, _, _, part, row = offer
+    drawn = draw(tree, wanted, leaf, np.arange(len(leaf)), seed)
+    return drawn, (part[drawn.index], row[drawn.index])
+
+
+@ray.remote(num_cpus=1)
+def _name(store: Store, part: str, rows: tuple[NDArray[np.int64], NDArray[np.int64]]) -> pa.Table:
+    """Id, uri and key of the rows drawn from one part, and their places in the curated set."""
+    place = np.flatnonzero(rows[0] == part_index(part))
+    table = store.read_table(part_name("embeddings", part_index(part)), ["id", "uri", "key"])
+    return table.take(rows[1][place]).append_column("place", pa.array(place, pa.int64()))
+
+
+@ray.remote(num_cpus=1)
+def _write(store: Store, tree: Tree, drawn: Drawn, *named: pa.Table) -> dict[str, Any]:
+    table = pa.concat_tables(named).sort_by("place").drop_columns("place")
+    ends = np.cumsum(drawn.repeats)
+    table = table.append_column("repeats", pa.array(drawn.repeats, pa.int32()))
+    table = table.append_column("ranks", _lists(drawn.rank, np.r_[0, ends]))
+    path = tree.paths()[drawn.leaf]
+    table = table.append_column("path", _lists(path.ravel(), np.arange(len(path) + 1) * path.shape[1]))
+    table = table.append_column("weight", pa.array(drawn.weight, pa.float64()))
+    for index, start in enumerate(range(0, max(1, len(table)), _ROWS_A_FILE)):
+        store.write_table(part_name("curated", index), table.slice(start, _ROWS_A_FILE))
+    return {"pool": tree.size, "curated": int(drawn.repeats.sum()), "distinct": len(table)}
+
+
+def _lists(values: NDArray[np.int64], offsets: Sequence[int] | NDArray[np.int64]) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, pa.int64()))

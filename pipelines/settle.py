@@ -1,0 +1,89 @@
+"""What ``auto`` means for the encoder of a run: decided once, recorded, and kept when the run resumes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+import modalities
+from modalities.base import Encoder, FittedEncoder, Modality, ModalityError
+from pipelines.config import Config
+from pipelines.manifest import Basis
+
+
+def recall(config: Config, modality: Modality, recorded: Basis | None) -> Config:
+    """Fill what is ``auto`` in ``config.encoder`` from what this run recorded for the same model."""
+    model = modality.default_encoder if config.encoder.model == "auto" else config.encoder.model
+    known = recorded.config if recorded else {}
+    found: dict[str, Any] = {"model": model}
+    if known.get("encoder.model") == model:
+        device = known["encoder.device"]
+        recalled = {
+            "batch_size": known["encoder.batch_size"],
+            "dtype": known["encoder.dtype"],
+            "num_gpus": 1.0 if device == "cuda" else 0.0,
+        }
+        found |= {key: value for key, value in recalled.items() if getattr(config.encoder, key) == "auto"}
+    return _with_encoder(config, found)
+
+
+def build(config: Config, modality: Modality) -> Encoder:
+    """The encoder that the config names, not loaded.
+
+    Raises:
+        ModalityError: There is none of that name, or it cannot encode this modality.
+    """
+    wanted = config.encoder
+    return modalities.encoder(
+        wanted.model,
+        modality,
+        batch_size=None if wanted.batch_size == "auto" else wanted.batch_size,
+        dtype=None if wanted.dtype == "auto" else wanted.dtype,
+        device=None if wanted.num_gpus == "auto" else device_of(config),
+    )
+
+
+def decide(config: Config, modality: Modality) -> Config:
+    """Settle what is still ``auto``, on a machine of the cluster like the one that will encode.
+
+    An encoder that learns from the pool is small: left open, it runs on the CPU in float32.
+    """
+    if is_settled(config):
+        return config
+    encoder = build(config, modality)
+    small = isinstance(encoder, FittedEncoder)
+    found: dict[str, Any] = {"batch_size": encoder.batch_size}
+    if config.encoder.num_gpus == "auto":
+        found["num_gpus"] = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 and not small else 0.0
+    config = _with_encoder(config, found)
+    if config.encoder.dtype == "auto":
+        probe = ray.remote(num_cpus=0, num_gpus=config.encoder.num_gpus)(_fastest_dtype)
+        dtype = "float32" if small else ray.get(probe.remote(config, modality))
+        config = _with_encoder(config, {"dtype": dtype})
+    return config
+
+
+def is_settled(config: Config) -> bool:
+    """Whether nothing that decides the embeddings is ``auto`` any more."""
+    return "auto" not in (config.encoder.batch_size, config.encoder.dtype, config.encoder.num_gpus)
+
+
+def device_of(config: Config) -> str:
+    """Where the encoder runs; ``encoder.num_gpus`` is settled."""
+    return "cuda" if config.encoder.num_gpus else "cpu"
+
+
+def _fastest_dtype(config: Config, modality: Modality) -> str:
+    from modalities.encoders.device import place
+
+    dtype = str(place(device_of(config), None)[1]).removeprefix("torch.")
+    try:
+        build(_with_encoder(config, {"dtype": dtype}), modality)
+    except ModalityError:  # an encoder with an arithmetic of its own
+        return "float32"
+    return dtype
+
+
+def _with_encoder(config: Config, update: dict[str, Any]) -> Config:
+    return config.model_copy(update={"encoder": config.encoder.model_copy(update=update)})

@@ -1,0 +1,154 @@
+"""Ray is started or joined, and every machine is checked to run the same code on the same files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipelines.config import Config
+from pipelines.errors import RequestError, RunError
+from pipelines.manifest import versions
+from pipelines.store import Store
+
+PACKAGES = ("modalities", "curation", "pipelines")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+"""Workers are as many as the CPUs; two BLAS threads that fight for one are slower than one alone."""
+
+
+def start(config: Config, store: Store, *, debug: bool = False) -> None:
+    """Join the Ray cluster that the config or the environment names, or start one on this machine.
+
+    Raises:
+        RequestError: There is no cluster at that address, or a machine of it cannot work on this run.
+    """
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        quiet = {} if debug else {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        address = config.ray.address or os.environ.get("RAY_ADDRESS")
+        with nullcontext() if debug else _native_log_off():
+            if address and address != "local":
+                _join(address, quiet)
+            else:
+                _start_here(config, quiet)
+    if not debug:
+        _hush_ray_data()
+    _check_machines(store)
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    try:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if host and port.isdecimal():  # Ray itself knocks for minutes at a door where nobody lives
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, runtime_env={"env_vars": ONE_THREAD}, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(
+            f"there is no Ray cluster to join at {address} ({reason}): start one with `ray start --head`, or"
+            " unset ray.address and RAY_ADDRESS to run on this machine alone"
+        ) from error
+
+
+def _start_here(config: Config, quiet: dict[str, Any]) -> None:
+    os.environ.update({k: v for k, v in ONE_THREAD.items() if k not in os.environ})  # workers inherit it
+    store_bytes = config.ray.object_store_memory
+    if store_bytes == "auto":
+        store_bytes = min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10, 4 * 10**9)
+    ray.init(address="local", include_dashboard=False, object_store_memory=store_bytes, **quiet)
+
+
+@contextmanager
+def _native_log_off() -> Iterator[None]:
+    """Let Ray's C++ core start with its log off; it even announces that, past Python's standard error."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    kept = os.dup(2)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(silence)
+
+
+def _hush_ray_data() -> None:
+    """Keep Ray Data's own messages to its log files: what matters comes back as our own sentences."""
+    import ray.data  # noqa: F401 (its import sets up the handlers)
+
+    for name in ("ray", "ray.data"):
+        for handler in logging.getLogger(name).handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.CRITICAL)
+
+
+def identity() -> dict[str, str]:
+    """What must be the same on every machine: versions, and the source code of our packages."""
+    return {**versions(), "code": _code_digest()}
+
+
+def _code_digest() -> str:
+    """Hash of every module of our packages.
+
+    Raises:
+        RunError: Another distribution's package of the same name was imported.
+    """
+    root = Path(__file__).resolve().parent.parent
+    code = hashlib.blake2b(digest_size=16)
+    for name in PACKAGES:
+        found = Path(str(importlib.import_module(name).__file__)).resolve().parent
+        if found != root / name:
+            raise RunError(
+                f"the package {name} is imported from {found}, not from {root / name}: another distribution"
+                " or folder of that name comes first on the import path; remove it or run elsewhere"
+            )
+        for module in sorted(found.rglob("*.py")):
+            code.update(module.relative_to(root).as_posix().encode() + b"\0" + module.read_bytes())
+    return code.hexdigest()
+
+
+def _look(store: Store, probe: str) -> tuple[dict[str, str], bool]:
+    return identity(), store.exists(probe)
+
+
+def _check_machines(store: Store) -> None:
+    """Ask every machine of the cluster who it is, and whether it sees the run directory."""
+    here = identity()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    probe = f".probe-{uuid.uuid4().hex}"
+    store.write_bytes(probe, b"")
+    try:
+        look = ray.remote(num_cpus=0, max_retries=1)(_look)
+        asked = [
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=True)).remote(
+                store, probe
+            )
+            for n in nodes
+        ]
+        answers = ray.get(asked)
+    finally:
+        store.delete(probe)
+    for node, (there, sees) in zip(nodes, answers, strict=True):
+        name = node["NodeManagerHostname"]
+        for what in here:
+            if there[what] != here[what]:
+                raise RequestError(
+                    f"the machine {name} has {what} {there[what]} but this one has {here[what]}: install the"
+                    " same environment on every machine, or submit with `ray job submit --working-dir .`"
+                )
+        if not sees:
+            raise RequestError(
+                f"the machine {name} does not see the run directory {store.url}: put `output` on a disk that"
+                " all machines share, or in a bucket"
+            )

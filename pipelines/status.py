@@ -1,0 +1,77 @@
+"""``evenset status RUN``: which stages are done, what they counted, how long they took, what was rejected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.errors import RequestError
+from pipelines.manifest import Manifest, read_begun, read_manifest
+from pipelines.run import BY_NAME, CONFIG, STAGES, Stage
+from pipelines.store import Store
+
+REASONS_SHOWN = 10
+
+
+def status(url: str, console: Console) -> None:
+    """Print the state of the run directory at ``url``.
+
+    Raises:
+        RequestError: There is no run there.
+    """
+    store = Store(url)
+    if not store.exists(CONFIG):
+        raise RequestError(f"{store.url} is no run directory: it has no {CONFIG}")
+    table = Table(
+        "stage", "state", "seconds", "finished", "counts", box=None, pad_edge=False, header_style="bold"
+    )
+    for stage in STAGES:
+        done = read_manifest(store, stage.folder)
+        told = (f"{done.seconds:,.1f}", done.finished, _counts(done.counts)) if done else ("", "", "")
+        table.add_row(stage.name, _state(store, stage, done), *told)
+    console.print(f"run {store.url}", markup=False)
+    console.print(table)
+    for stage in STAGES:
+        reasons = _reasons(store, stage.name)
+        if reasons:
+            console.print(f"\nrejected by {stage.name}: {reasons.total():,}", markup=False)
+            for reason, count in reasons.most_common(REASONS_SHOWN):
+                console.print(f"  {count:>9,}  {reason}", markup=False)
+            if len(reasons) > REASONS_SHOWN:
+                console.print(f"  and {len(reasons) - REASONS_SHOWN} other reasons (rejected/{stage.name}/)")
+
+
+def _state(store: Store, stage: Stage, done: Manifest | None) -> str:
+    if done is None:
+        begun = read_begun(store, stage.folder) is not None
+        parts = len(store.list(stage.folder))
+        return f"begun, {parts:,} parts" if begun and parts else "begun" if begun else "not begun"
+    if stage.after:
+        upstream = read_manifest(store, BY_NAME[stage.after].folder)
+        if not upstream or done.basis.inputs.get(f"result of {stage.after}") != upstream.fingerprint:
+            return f"out of date: {stage.after} changed"
+    return "done"
+
+
+def _counts(counts: dict[str, Any]) -> str:
+    shown = []
+    for key, value in counts.items():
+        if isinstance(value, bool) or key in ("digest", "state", "notes", "reasons"):
+            continue
+        if isinstance(value, int):
+            shown.append(f"{key} {value:,}")
+        elif isinstance(value, float):
+            shown.append(f"{key} {value:.6g}")
+        elif isinstance(value, list):
+            shown.append(f"{key} {', '.join(map(str, value))}")
+    return "; ".join(shown)
+
+
+def _reasons(store: Store, stage: str) -> Counter[str]:
+    reasons: Counter[str] = Counter()
+    for rel in store.list(f"rejected/{stage}"):
+        reasons.update(store.read_table(rel, ["reason"])["reason"].to_pylist())
+    return reasons

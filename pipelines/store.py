@@ -1,0 +1,150 @@
+"""A run directory on any path that fsspec opens, written so that no reader sees half a file."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.errors import RunError
+
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def is_absolute(path: str) -> bool:
+    """Whether ``path`` is a URL, or a local path that no working directory can change."""
+    return "://" in path or Path(path).expanduser().is_absolute()
+
+
+def absolute(path: str) -> str:
+    """``path`` so that it means the same in every worker: URLs as they are, local paths absolute."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+
+
+class Store:
+    """One run directory. Holds nothing but its URL, so it travels to workers as it is.
+
+    A file appears whole or not at all: on a local disk it is written beside its place and moved
+    there with a rename, on an object store it is one PUT.
+
+    Args:
+        url: A local path or any URL that fsspec opens (``s3://``, ``gs://``, ``hf://``, ``memory://``).
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = absolute(url).rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """The filesystem behind the URL (fsspec keeps one instance a process)."""
+        return fsspec.core.url_to_fs(self.url)[0]
+
+    @property
+    def local(self) -> Path | None:
+        """The run directory as a local path, or None where it is on an object store."""
+        filesystem, root = fsspec.core.url_to_fs(self.url)
+        return Path(root) if isinstance(filesystem, LocalFileSystem) else None
+
+    def path(self, rel: str) -> str:
+        """The path of ``rel`` in the filesystem's own words (without the protocol)."""
+        root: str = fsspec.core.url_to_fs(self.url)[1]
+        return f"{root}/{rel}" if rel else root
+
+    def exists(self, rel: str) -> bool:
+        """Whether there is a file or folder at ``rel``."""
+        return bool(self.filesystem.exists(self.path(rel)))
+
+    def list(self, rel: str, suffix: str = ".parquet") -> list[str]:
+        """Sorted paths, relative to the run, of the files right in folder ``rel`` that end in ``suffix``."""
+        filesystem, folder = self.filesystem, self.path(rel)
+        filesystem.invalidate_cache()  # other machines write into the same folder
+        try:
+            entries = filesystem.ls(folder, detail=True)
+        except FileNotFoundError:
+            return []
+        names = (e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+        # a name that starts with a dot is a temporary file of a writer that was killed
+        wanted = sorted(n for n in names if n.endswith(suffix) and not n.startswith("."))
+        return [f"{rel}/{name}" if rel else name for name in wanted]
+
+    def read_bytes(self, rel: str) -> bytes:
+        """The content of one file. Raises ``FileNotFoundError``."""
+        return bytes(self.filesystem.cat_file(self.path(rel)))
+
+    def write_bytes(self, rel: str, data: bytes) -> None:
+        """Write one file whole or not at all, making the folders above it."""
+        if self.local is None:
+            self.filesystem.pipe_file(self.path(rel), data)
+            return
+        target = self.local / rel
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        with _full_disk_told(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())  # a rename may reach the disk before the data does
+                temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def read_table(self, rel: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One Parquet file as a table, or only the named ``columns`` of it."""
+        with self.filesystem.open(self.path(rel), "rb") as file:
+            return pq.ParquetFile(file).read(columns=columns)
+
+    def write_table(self, rel: str, table: pa.Table) -> None:
+        """Write ``table`` as one Parquet file (zstd), whole or not at all."""
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        self.write_bytes(rel, buffer.getvalue())
+
+    def rows(self, rel: str) -> int:
+        """Number of rows of a Parquet file, from its footer."""
+        with self.filesystem.open(self.path(rel), "rb") as file:
+            return int(pq.ParquetFile(file).metadata.num_rows)
+
+    def delete(self, rel: str) -> None:
+        """Delete a file or a whole folder; nothing happens where there is none."""
+        filesystem, path = self.filesystem, self.path(rel)
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+
+    def append_line(self, rel: str, line: str) -> None:
+        """Add a line to a text file (a log: on an object store the file is written anew)."""
+        if self.local is None:
+            old = self.read_bytes(rel) if self.exists(rel) else b""
+            self.write_bytes(rel, old + line.encode() + b"\n")
+            return
+        target = self.local / rel
+        with _full_disk_told(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+@contextmanager
+def _full_disk_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise RunError(
+            f"the disk is full: {path} could not be written: make room, and run the same command again to go"
+            " on from here"
+        ) from error

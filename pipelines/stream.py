@@ -1,0 +1,92 @@
+"""Ray Data, set up for a stream of whole parts: quiet, strict, and never stuck on a part that kills."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from curation.errors import CurationError
+from modalities.base import ModalityError, Part
+from pipelines.blocks import enter
+from pipelines.errors import RequestError
+
+ATTEMPTS = 2
+"""Retries of a part whose process died. Ray's default is without end: a part that always kills its
+process would never finish (and never fail)."""
+
+
+def context() -> DataContext:
+    """A copy of Ray Data's settings with ours; the process's own are left as they are."""
+    settings = DataContext.get_current().copy()
+    settings.enable_progress_bars = False
+    settings.print_on_execution_start = False
+    settings.raise_original_map_exception = True  # so that a full disk reads as one
+    settings.max_errored_blocks = 0
+    return settings
+
+
+def telling(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn``, whose bad requests come back from a worker as the sentence that they are."""
+
+    @functools.wraps(fn)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        except (CurationError, ModalityError) as error:
+            raise RequestError(str(error)) from error
+
+    return step
+
+
+def tasks(parts: Dataset, fn: Callable[..., Any], *, num_cpus: float, **kwargs: Any) -> Dataset:
+    """``fn(block, **kwargs)`` for every part, in tasks; consecutive ones run as one."""
+    with warnings.catch_warnings():
+        # max_retries has no named parameter yet to take the place of the deprecated keywords
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        return parts.map_batches(
+            telling(fn),
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_kwargs=kwargs,
+            num_cpus=num_cpus,
+            max_retries=ATTEMPTS,
+        )
+
+
+def actors(
+    parts: Dataset,
+    cls: type,
+    *,
+    size: tuple[int, int],
+    num_cpus: float | None,
+    num_gpus: float | None,
+    **kwargs: Any,
+) -> Dataset:
+    """``cls(**kwargs)(block)`` for every part, in a pool of ``size[0]`` to ``size[1]`` actors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        return parts.map_batches(
+            cls,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=size[0], max_size=size[1]),
+            fn_constructor_kwargs=kwargs,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            max_restarts=-1,
+            max_task_retries=ATTEMPTS,
+        )
+
+
+def rows_of(parts: Sequence[Part], build: Callable[[Dataset], Dataset]) -> Iterator[dict[str, Any]]:
+    """The rows that the pipeline ``build`` yields for ``parts``, as they are ready."""
+    if not parts:
+        return
+    with DataContext.current(context()):
+        yield from build(ray.data.from_arrow([enter(part) for part in parts])).iter_rows()

@@ -1,0 +1,123 @@
+"""The config: what is right is read exactly, and what is wrong is named with its place and a way out."""
+
+import pytest
+
+from pipelines.config import Config, described, entries, load_config
+from pipelines.errors import RequestError
+
+
+@pytest.fixture
+def load(tmp_path):
+    def read(text, *overrides):
+        file = tmp_path / "images.yaml"
+        file.write_text(text)
+        return load_config(str(file), list(overrides))
+
+    return read
+
+
+POOL = "source:\n  path: pool\n"
+
+
+def test_every_key_has_a_default_and_a_meaning(load):
+    assert all(meaning for _, _, meaning in entries(Config()))
+    config = load(POOL)
+    assert config.output == "runs/images"
+    assert config.source == Config().source.model_copy(update={"path": "pool"})
+    assert config.model_copy(update={"source": Config().source, "output": None}) == Config()
+    for key, _, meaning in entries(Config()):
+        assert any(line.startswith(f"{key} ") and meaning in line for line in described().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1_000_000", 1_000_000), ("1e6", 1_000_000), ("12", 12), ("1", 1), ("2.5e+3", 2500), ("1E2", 100)],
+)
+def test_counts_may_be_written_in_several_ways(load, text, count):
+    for config in (load(f"{POOL}sample:\n  size: {text}\n"), load(POOL, f"sample.size={text}")):
+        assert config.sample.size == count
+        assert isinstance(config.sample.size, int)
+    assert load(POOL, f"cluster.n_clusters=[{text}]").cluster.n_clusters == [count]
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"), [("0.1", 100), ("10%", 100), ("10 %", 100), (".29", 290), ("1e-1", 100)]
+)
+def test_a_share_is_of_the_pool(load, text, drawn):
+    assert load(POOL, f"sample.size={text}").sample.count(1000) == drawn
+
+
+def test_a_share_draws_at_least_one(load):
+    assert load(POOL, "sample.size=0.1%").sample.count(10) == 1
+
+
+def test_overrides_win_and_reach_into_sections(load):
+    config = load(
+        POOL + "cluster:\n  max_iter: 5\n", "cluster.max_iter=7", "cluster.resample.steps=0", "seed=3"
+    )
+    assert (config.cluster.max_iter, config.cluster.resample.steps, config.seed) == (7, 0, 3)
+
+
+def test_an_empty_section_is_all_defaults(load):
+    assert load(POOL + "encoder:\n  # model: patches\n").encoder == Config().encoder
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        ("sample:\n  sise: 10\n", [], ["line 4", "sample.sise", "10", "Did you mean sample.size?"]),
+        ("n_cluster: [5]\n", [], ["line 3", "n_cluster", "Did you mean cluster.n_clusters?"]),
+        ("sampel:\n  size: 1\n", [], ["line 3", "sampel", "Did you mean sample?"]),
+        ("qqqq: 1\n", [], ["line 3", "evenset config"]),
+        ("", ["sample.sizes=1"], ["override sample.sizes=1", "Did you mean sample.size?"]),
+        ("cluster: [\n", [], ["line 4", "not YAML"]),
+        ("cluster:\n  max_iter: 'a\n", [], ["line", "not YAML"]),
+        ("cluster:\n  max_iter: many\n", [], ["line 4", "cluster.max_iter", "'many'", "integer"]),
+        ("cluster:\n  n_clusters: [10, 20]\n", [], ["line 4", "[10, 20] does not decrease"]),
+        ("cluster:\n  n_clusters: [10, 10]\n", [], ["does not decrease"]),
+        ("cluster:\n  n_clusters: []\n", [], ["list is empty"]),
+        ("cluster:\n  n_clusters: [20, x]\n", [], ["line 4", "'x'", "integer"]),
+        ("cluster:\n  n_clusters: [20, 5]\n  resample:\n    points: [1]\n", [], ["1 entries", "2 levels"]),
+        ("cluster:\n  resample:\n    points: [1]\n", [], ["n_clusters is auto"]),
+        ("cluster:\n  n_clusters: [20, 5]\n  split: [2, 1]\n", [], ["line 5", "not built yet"]),
+        ("modality: satellite\n", [], ["line 3", "satellite is not built yet"]),
+        ("", ["source.format=webdataset"], ["webdataset is not built yet"]),
+        ("", ["source.format=geotiff"], ["geotiff is not built yet"]),
+        ("", ["source.format=zip"], ["'zip'", "parquet"]),
+        ("", ["export.formats=[webdataset]"], ["export.formats", "webdataset is not built yet"]),
+        ("", ["export.formats=[tar]"], ["'tar'", "parquet"]),
+        ("", ["source.format=embeddings", "export.formats=files"], ["no files to write"]),
+        ("", ["sample.size=0"], ["sample.size", "no size"]),
+        ("", ["sample.size=1.5"], ["1.5 is no whole number"]),
+        ("", ["sample.size=100%"], ["below 100 %"]),
+        ("", ["sample.size=lots"], ["'lots'", "count"]),
+        ("", ["encoder.actors=[3, 1]"], ["[3, 1] is no range"]),
+        ("", ["seed=-1"], ["seed", "-1"]),
+        ("", ["sample=3"], ["it is a section"]),
+        ("", ["sample.size"], ["write key=value"]),
+        ("", ["sample.size=[1"], ["override sample.size=[1", "not YAML"]),
+        ("source:\n  path: other\n", [], ["line 3", "line 1", "keep one"]),
+        ("", ["source.path=null"], ["source.path is missing"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place_and_a_way_out(load, text, overrides, said):
+    with pytest.raises(RequestError) as refusal:
+        load(POOL + text, *overrides)
+    for words in said:
+        assert words in str(refusal.value)
+
+
+def test_every_mistake_is_named_at_once(load):
+    with pytest.raises(RequestError) as refusal:
+        load(POOL + "seed: x\nsample:\n  sise: 3\n")
+    assert len(str(refusal.value).splitlines()) == 2
+
+
+def test_a_config_that_is_not_there(tmp_path):
+    with pytest.raises(RequestError, match="cannot read the config"):
+        load_config(str(tmp_path / "none.yaml"))
+
+
+def test_a_config_that_is_no_mapping(load):
+    with pytest.raises(RequestError, match="line 1"):
+        load("- a\n- b\n")

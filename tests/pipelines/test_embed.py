@@ -1,0 +1,259 @@
+"""The embed stage on real Ray: nothing is lost, parts stay whole, and what is unfit is named."""
+
+import os
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from ray import cloudpickle
+
+from curation.chance import digests
+from curation.exact import normalize_rows
+from modalities.base import Part
+from pipelines import blocks, stream
+from pipelines.encode import matrix
+from pipelines.manifest import read_manifest
+from pipelines.store import Store
+
+from .conftest import blobs, png, rows_of, write_vectors
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Store(str(tmp_path / "run"))
+
+
+def write_images(file, payloads, rows_a_group):
+    names = [f"digit {i}" for i in range(len(payloads))]
+    pq.write_table(pa.table({"name": names, "image": payloads}), file, row_group_size=rows_a_group)
+    return {"format": "parquet", "column": "image", "id_column": "name"}
+
+
+def rejects(run):
+    return {row["id"]: row["reason"] for row in rows_of(run, "rejected/embed").values()}
+
+
+def test_images_of_every_kind_and_bad_ones_among_them(evenset, write_config, tmp_path, run, digits):
+    pool = tmp_path / "pool"
+    (pool / "sub").mkdir(parents=True)
+    for i, payload in enumerate(digits[:40]):
+        (pool / f"{i:03d}.png").write_bytes(payload)
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 256, (8, 8), dtype=np.uint8)
+    colour = random.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    (pool / "sub" / "rgba.png").write_bytes(png(colour))
+    (pool / "deep.png").write_bytes(png(grey.astype(np.uint16) * 256))
+    Image.fromarray(grey).convert("P").save(pool / "palette.png")
+    Image.fromarray(colour[..., :3]).save(pool / "colour.jpg")
+    (pool / "one.png").write_bytes(png(np.full((1, 1), 7, np.uint8)))
+    (pool / "cut.png").write_bytes(digits[0][: len(digits[0]) // 2])
+    (pool / "zero.png").write_bytes(b"")
+    (pool / "text.png").write_bytes(b"this is no image")
+    done = evenset("embed", write_config(pool))
+    assert done.code == 0, done
+    embedded = rows_of(run, "embeddings")
+    assert embedded.keys() | rejects(run).keys() == {
+        p.relative_to(pool).as_posix() for p in pool.rglob("*.*") if p.is_file()
+    }
+    assert {"cut.png", "zero.png", "text.png"} <= rejects(run).keys()
+    assert {"sub/rgba.png", "deep.png", "palette.png", "colour.jpg"} <= embedded.keys()
+    assert all(rejects(run).values())
+    assert embedded["000.png"]["width"] == 8
+    assert "rejected" in done.text
+    counts = read_manifest(run, "embeddings").counts
+    assert counts["samples"] == counts["embedded"] + counts["rejected"] == 48
+    status = evenset("status", tmp_path / "run")
+    for reason in rejects(run).values():
+        assert reason in status.text
+
+
+def test_empty_and_blank_texts_are_rejected(evenset, write_config, tmp_path, run):
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for name, text in {"a": "A cat sat on the mat.", "b": "Rain is likely.", "c": "", "d": " \n\t "}.items():
+        (pool / f"{name}.txt").write_text(text)
+    done = evenset("embed", write_config(pool), "modality=text", "sample.size=1")
+    assert done.code == 0, done
+    assert rows_of(run, "embeddings").keys() == {"a.txt", "b.txt"}
+    assert rejects(run).keys() == {"c.txt", "d.txt"}
+
+
+def test_parts_are_neither_merged_nor_split(evenset, write_config, tmp_path, run, digits):
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    large = png(np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8))
+    payloads = digits[:100] + [b"no image"] * 20 + [large] * 30 + digits[100:103]
+    source = write_images(pool / "digits.parquet", payloads, 20)
+    assert evenset("embed", write_config(pool, source=source)).code == 0
+    sizes = []
+    for index in range(8):
+        ids = run.read_table(f"embeddings/part-{index:05d}.parquet")["id"].to_pylist()
+        if run.exists(f"rejected/embed/part-{index:05d}.parquet"):
+            ids += run.read_table(f"rejected/embed/part-{index:05d}.parquet")["id"].to_pylist()
+        assert ids == [f"digit {i}" for i in range(20 * index, min(20 * index + 20, len(payloads)))]
+        sizes.append(run.rows(f"embeddings/part-{index:05d}.parquet"))
+    assert sizes == [20, 20, 20, 20, 20, 0, 20, 13]
+
+
+def test_embeddings_do_not_depend_on_actors_or_on_a_second_start(
+    evenset, write_config, tmp_path, run, digits
+):
+    source = write_images(tmp_path / "digits.parquet", digits, 50)
+    config = write_config(tmp_path / "digits.parquet", source=source)
+    assert evenset("embed", config, "encoder.actors=[1,1]").code == 0
+    first = rows_of(run, "embeddings")
+    digest = read_manifest(run, "embeddings").counts["digest"]
+    # as after a kill: some parts and the state of the encoder are there, the manifest is not
+    run.delete("embeddings/_manifest.json")
+    for index in (1, 3, 5):
+        run.delete(f"embeddings/part-{index:05d}.parquet")
+    resumed = evenset("embed", config, "encoder.actors=[2,2]")
+    assert resumed.code == 0, resumed
+    assert "resumed" in resumed.text
+    assert rows_of(run, "embeddings") == first
+    assert read_manifest(run, "embeddings").counts["digest"] == digest
+    other = evenset("embed", config, "encoder.actors=[2,2]", f"output={tmp_path / 'other'}")
+    assert other.code == 0, other
+    assert rows_of(Store(str(tmp_path / "other")), "embeddings") == first
+
+
+def test_stored_embeddings_are_unit_rows_in_float16_with_their_keys(
+    evenset, write_config, tmp_path, run, digits
+):
+    source = write_images(tmp_path / "digits.parquet", digits[:60], 60)
+    assert evenset("embed", write_config(tmp_path / "digits.parquet", source=source)).code == 0
+    table = run.read_table("embeddings/part-00000.parquet")
+    rows = matrix(table["embedding"])
+    assert rows.dtype == np.float16
+    assert np.allclose(np.linalg.norm(rows.astype(np.float64), axis=1), 1, atol=1e-3)
+    assert table["key"].to_pylist() == digests(table["id"].to_pylist())
+    assert {"width", "height", "bytes"} <= set(table.column_names)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_pool_of_embeddings_keeps_its_precision(evenset, write_config, tmp_path, run, dtype):
+    vectors = blobs(50).astype(dtype)
+    np.save(tmp_path / "pool.npy", vectors)
+    assert evenset("embed", write_config(tmp_path / "pool.npy", source={"format": "embeddings"})).code == 0
+    table = run.read_table("embeddings/part-00000.parquet")
+    assert table["id"].to_pylist() == [str(i) for i in range(50)]
+    kept = matrix(table["embedding"])
+    assert kept.dtype == (np.float16 if dtype is np.float16 else np.float32)
+    assert np.array_equal(kept, vectors.astype(kept.dtype))
+
+
+def test_bad_embeddings_are_rejected_by_id(evenset, write_config, tmp_path, run):
+    vectors = blobs(40)
+    vectors[3, 2], vectors[5, 0], vectors[7, 1] = np.nan, np.inf, -np.inf
+    vectors[11] = 0
+    np.save(tmp_path / "pool.npy", vectors)
+    config = write_config(tmp_path / "pool.npy", source={"format": "embeddings"})
+    assert evenset("embed", config).code == 0
+    assert rejects(run).keys() == {"3", "5", "7"}
+    assert all("NaN or infinite" in reason for reason in rejects(run).values())
+    # only a direction is needed for cosine, and only there a zero has none
+    again = evenset("embed", config, "cluster.distance=cosine")
+    assert again.code == 0, again
+    assert "cluster.distance euclidean -> cosine" in again.text
+    assert rejects(run).keys() == {"3", "5", "7", "11"}
+    assert "all zero" in rejects(run)["11"]
+    kept = rows_of(run, "embeddings")
+    assert np.array_equal(np.float32(kept["0"]["embedding"]), normalize_rows(vectors[:1])[0])
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_two_samples_with_one_id_are_both_named(evenset, write_config, tmp_path, run, apart):
+    (tmp_path / "pool").mkdir()
+    names = [f"n{i}" for i in range(30)]
+    write_vectors(tmp_path / "pool" / "a.parquet", blobs(30), names)
+    names = [f"m{i}" for i in range(30)]
+    names[4] = "n7" if apart else "m9"
+    write_vectors(tmp_path / "pool" / "b.parquet", blobs(30), names)
+    done = evenset("embed", write_config(tmp_path / "pool", source={"format": "embeddings"}))
+    assert done.code == 2
+    assert f"'{names[4]}'" in done.text
+    assert "b.parquet#4" in done.text
+    assert ("a.parquet#7" if apart else "b.parquet#9") in done.text
+    assert read_manifest(run, "embeddings") is None
+
+
+def test_a_pool_of_nothing_but_rejects(evenset, write_config, tmp_path, run):
+    np.save(tmp_path / "pool.npy", np.full((30, 4), np.nan, np.float32))
+    done = evenset("embed", write_config(tmp_path / "pool.npy"))
+    assert done.code == 1
+    assert "all 30 samples" in done.text
+    assert "30 x The embedding has NaN" in done.text
+    assert read_manifest(run, "embeddings") is None
+
+
+def test_too_many_rejects_fail_and_a_higher_limit_goes_on(evenset, write_config, tmp_path, run):
+    vectors = blobs(40)
+    vectors[:24] = np.inf
+    np.save(tmp_path / "pool.npy", vectors)
+    config = write_config(tmp_path / "pool.npy")
+    done = evenset("embed", config)
+    assert done.code == 1
+    assert "24 of 40 samples" in done.text
+    assert "limits.rejected=0.5" in done.text
+    written = (run.local / "embeddings/part-00000.parquet").stat().st_mtime_ns
+    assert evenset("embed", config, "limits.rejected=0.6").code == 0
+    assert (run.local / "embeddings/part-00000.parquet").stat().st_mtime_ns == written
+
+
+def test_an_encoder_without_weights_is_a_bad_request(evenset, write_config, tmp_path, digits):
+    source = write_images(tmp_path / "digits.parquet", digits[:10], 10)
+    config = write_config(tmp_path / "digits.parquet", source=source)
+    done = evenset(
+        "embed", config, "encoder.model=open_clip:ViT-B-32/no_such_weights", "encoder.dtype=float32"
+    )
+    assert done.code == 2, done
+    assert "no_such_weights" in done.text
+    assert "Traceback" not in done.text
+
+
+def test_a_packed_part_is_unpacked_as_it_was():
+    table = pa.table(
+        {"id": ["a", "b", None], "payload": pa.array([b"", None, b"x" * 1000], pa.large_binary())}
+    )
+    assert blocks.unpack(blocks.pack(7, table))[1].equals(table)
+    assert blocks.unpack(blocks.pack(7, table.slice(0, 0)))[1].schema == table.schema
+    part = Part(3, {"files": ["a/ü.png"], "start": 0})
+    assert blocks.entered(blocks.enter(part)) == part
+
+
+class Deadly:
+    """Dies on part 2, the first time only if ``once`` names a file to remember it by."""
+
+    def __init__(self, once):
+        self._once = once
+
+    def __call__(self, block):
+        part = blocks.entered(block)
+        if part.index == 2 and not (self._once and self._once.exists()):
+            if self._once:
+                self._once.touch()
+            os._exit(1)
+        return pa.table({"part": [part.index]})
+
+
+def parts_after(once):
+    def build(parts):
+        return stream.actors(parts, Deadly, size=(1, 1), num_cpus=1, num_gpus=None, once=once)
+
+    return [row["part"] for row in stream.rows_of([Part(i, {}) for i in range(5)], build)]
+
+
+def test_a_part_whose_actor_died_once_is_tried_again(ray_cluster, tmp_path):
+    assert sorted(parts_after(tmp_path / "died")) == [0, 1, 2, 3, 4]
+
+
+def test_a_part_that_always_kills_its_actor_ends_the_stage(ray_cluster):
+    import ray
+
+    with pytest.raises(ray.exceptions.RayError):
+        parts_after(None)
