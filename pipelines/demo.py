@@ -149,7 +149,7 @@ def settings(name: str, root: Path) -> dict[str, Any]:
             "column": "text",
             "id_column": "id",
         },
-        "encoder": {"model": "sentence-transformers:all-MiniLM-L6-v2"},
+        "encoder": {"model": "sentence-transformers:all-MiniLM-L6-v2", "actors": [2, 2]},
         "cluster": {"n_clusters": [1000, 200, 40]},
         "sample": {"size": "10%"},
         "output": str(root / "runs" / "docstrings"),
@@ -171,7 +171,10 @@ def class_balance(labels: Path, output: Path, name: str) -> Table:
     copies = np.repeat(curated["id"].to_numpy(zero_copy_only=False), curated["repeats"].to_numpy())
     keys = keys_of(ids)
     drawn = smallest(draws(mixed(keys), RANDOM_DRAW), keys, min(len(copies), len(ids)))
-    table = Table(title=f"Classes of {name} ({len(set(label_of.values()))} hidden labels)")
+    table = Table(
+        title=f"Classes of {name} ({len(set(label_of.values()))} hidden labels)",
+        caption="The labels took no part: what is balanced is what the encoder sees as alike.",
+    )
     for column in ("", "samples", "KL to uniform", "effective classes", "classes present"):
         table.add_column(column, justify="left" if not column else "right")
     classes = sorted(set(label_of.values()))

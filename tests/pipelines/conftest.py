@@ -64,7 +64,7 @@ def write_config(tmp_path):
         cluster = {
             "resample": {"steps": 1},
             **sections.pop("cluster", {}),
-        }  # these tests are not of clustering
+        }
         tree = {"source": source, "output": str(tmp_path / "run"), "cluster": cluster, **sections}
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(tree))

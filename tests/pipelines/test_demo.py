@@ -63,7 +63,8 @@ def test_documentation_is_large_distinct_and_long_tailed(docstrings):
 
 def test_paragraphs_are_found_where_documentation_is(tmp_path):
     words = "a paragraph that is long enough to be taken as one"
-    source = f'"""{words} 1\n\n  {words}\n  2\n"""\nclass A:\n  """{words} 3"""\n  if 1:\n    def f(): "{words} 4"\n'
+    source = f'"""{words} 1\n\n  {words}\n  2\n"""\nclass A:\n  """{words} 3"""\n'
+    source += f'  if 1:\n    def f(): "{words} 4"\n'
     (tmp_path / "x.py").write_text(source)
     ast.parse(source)
     assert list(demo._docstring_paragraphs(tmp_path / "x.py")) == [f"{words} {n}" for n in range(1, 5)]

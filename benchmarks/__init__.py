@@ -1,0 +1,1 @@
+"""Benchmarks of the method and of the encoders; run one as ``python -m benchmarks.NAME``."""
