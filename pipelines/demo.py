@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import sys
 import sysconfig
 import time
 from collections import Counter
@@ -26,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curation.balance import Balance, balance
-from curation.chance import draws, keys_of, mixed, smallest
+from curation.chance import draws, keys_of, mixed, order, smallest
 
 ZIPF = 1.2
 """Exponent of the long tail of the digits: the r-th digit keeps 1 / r^ZIPF of the samples of the first."""
@@ -34,15 +33,13 @@ ZIPF = 1.2
 PARAGRAPHS = 20_500
 """Paragraphs at which the walk over the packages ends."""
 
-PER_PACKAGE = 3_000
-"""Paragraphs of one installed package at most; the standard library is taken whole."""
-
-CHARACTERS = (40, 280)
+CHARACTERS = (40, 200)
 """Shorter paragraphs say nothing, longer ones are cut off by reading time rather than by meaning."""
 
 # Salts of this page's own draws. They must differ: the digits that one of them kept have small hashes in it.
 THINNING = np.uint64(0x7468696E)
 RANDOM_DRAW = np.uint64(0x64726177)
+FILES = np.uint64(0x66696C65)
 
 
 def build_digits(folder: Path) -> Path:
@@ -76,23 +73,22 @@ def build_digits(folder: Path) -> Path:
 def build_docstrings(folder: Path) -> Path:
     """Write the paragraphs of the installed documentation as one Parquet file (id, text).
 
-    A paragraph is 40 to 280 characters of a docstring, with white space collapsed; each text occurs once. The
-    standard library comes first, then the installed packages by name, until there are `PARAGRAPHS`.
+    A paragraph is 40 to 200 characters of a docstring, with white space collapsed; each text occurs once.
+    Source files of the standard library and the installed packages are read in the order of their hashes
+    until there are `PARAGRAPHS`, so packages have the shares that they have on the machine.
     ``folder/labels.parquet`` (id, label) holds the top-level module of each.
 
     Returns:
         The file of the pool.
     """
     seen: set[str] = set()
-    counts: Counter[str] = Counter()
     ids: list[str] = []
     texts: list[str] = []
     labels: list[str] = []
     for top, module, number, text in _paragraphs():
-        if text in seen or (counts[top] >= PER_PACKAGE and top not in sys.stdlib_module_names):
+        if text in seen:
             continue
         seen.add(text)
-        counts[top] += 1
         ids.append(f"{module}#{number}")
         texts.append(text)
         labels.append(top)
@@ -204,19 +200,22 @@ def _write_labels(folder: Path, ids: list[str], labels: list[str]) -> None:
 
 
 def _paragraphs() -> Iterator[tuple[str, str, int, str]]:
-    """Yield (top-level module, module, number in it, paragraph) of all source files, in a fixed order."""
+    """Yield (top-level module, module, number in it, paragraph) of all source files, files in hash order."""
     paths = sysconfig.get_paths()
-    for root in dict.fromkeys((paths["stdlib"], paths["purelib"], paths["platlib"])):
-        for path in _source_files(Path(root)):
-            parts = path.relative_to(root).with_suffix("").parts
-            module = ".".join(part for part in parts if part != "__init__")
-            for number, text in enumerate(_docstring_paragraphs(path)):
-                yield parts[0], module, number, text
+    roots = dict.fromkeys(Path(paths[name]) for name in ("stdlib", "purelib", "platlib"))
+    found = {path.relative_to(root).as_posix(): path for root in roots for path in _source_files(root)}
+    names = list(found)
+    keys = keys_of(names)
+    for i in order(draws(mixed(keys), FILES), keys):
+        parts = Path(names[i]).with_suffix("").parts
+        module = ".".join(part for part in parts if part != "__init__")
+        for number, text in enumerate(_docstring_paragraphs(found[names[i]])):
+            yield parts[0], module, number, text
 
 
 def _source_files(folder: Path, top: bool = True) -> Iterator[Path]:
-    """Yield source files folder by folder, so that a walk that stops early has not listed everything."""
-    for path in sorted(folder.iterdir()):
+    """Yield the source files below a folder."""
+    for path in folder.iterdir():
         # Installed packages may lie below the standard library, and tests document nothing.
         if path.name in ("tests", "test") or (top and path.name in ("site-packages", "dist-packages")):
             continue
