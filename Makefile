@@ -20,6 +20,7 @@ help:  ## show this list
 
 setup: $(STAMP)  ## make .venv; nothing to do while it is newer than pyproject.toml and constraints.txt
 
+# Bytecode is compiled here: Ray starts many processes, and importing the packages takes half the time with it.
 # The stamp is written last, so that an interrupted set-up is taken up again.
 $(STAMP): pyproject.toml constraints.txt
 	@if ! $(BIN)/python -c '$(FIT)' >/dev/null 2>&1; then \
@@ -29,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    "$(PYTHON)" -m venv --clear $(VENV); \
 	fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install -c constraints.txt -e ".[$(EXTRAS)]"
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --compile-bytecode -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
 
 demo: setup  ## curate real data that the packages carry (images and text), and name the reports to open

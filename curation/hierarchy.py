@@ -21,7 +21,7 @@ from curation.errors import CurationError
 from curation.kmeans import Distance, check_points, fit_centroids, grid_rows, point_keys, settle
 from curation.points import EVERYTHING, PointBlock
 from curation.tree import Leaves, Level, Tree
-from curation.workers import Handle, LocalWorkers, Workers
+from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,15 @@ class Grown:
         sizes: Pool samples (k,) under each cluster.
         parents: Its clusters' clusters at the level above (k,), once that is grown.
         inertia: Sum of squared distances of its inputs, in units of 2^-48 on the grid.
+        fits: k-means fits that it took.
+        notes: Sentences for the report.
     """
 
     slices: list[Handle]
     sizes: NDArray[np.int64]
     parents: NDArray[np.int64] | None = None
     inertia: int = 0
+    fits: int = 1
     notes: list[str] = field(default_factory=list)
 
 
@@ -160,7 +163,7 @@ def grow_level(
     notes: list[str] = []
 
     def cluster(view: str, step: int) -> list[Handle]:
-        workers.tick(f"level {level} step {step}", 0, 1)
+        workers.tick(f"level {level}, step {step}", 0, 1)
         fit = fit_centroids(
             workers,
             view,
@@ -176,7 +179,7 @@ def grow_level(
                 f"level {level}: {wanted} clusters were asked for but there are only {fit.n_clusters} "
                 f"distinct {what}, so each is a cluster of its own"
             )
-        workers.tick(f"level {level} step {step}", 1, 1)
+        workers.tick(FIT_DONE, 1, 1)
         return fit.slices
 
     slices = cluster(EVERYTHING, 0)
@@ -202,7 +205,8 @@ def grow_level(
     labels: list[NDArray[np.int64]] = []
     if level > 1:
         labels = workers.get(workers.points("labels", np.arange(len(counts)), *slices))
-    return Grown(slices, counts, None, inertia, notes), labels
+    fits = 1 + (recipe.resample_steps if limit else 0)
+    return Grown(slices, counts, None, inertia, fits, notes), labels
 
 
 class HierarchicalKMeans:

@@ -21,7 +21,7 @@ from curation.assign import Assigner
 from curation.chance import centroid_keys
 from curation.errors import CurationError, WorkerRestartedError
 from curation.points import PointBlock
-from curation.workers import Handle, LocalWorkers, Workers, slice_edges
+from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers, slice_edges
 
 if TYPE_CHECKING:
     from curation.hierarchy import Grown
@@ -145,6 +145,8 @@ class RayWorkers(Workers):
         centroids, told = shard.conduct.options(num_returns=2).remote(conductor, *args)
         grown, labels = self.get([told])[0]
         grown.slices = [centroids]
+        for _ in range(grown.fits):
+            self.tick(FIT_DONE, 1, 1)
         return grown, labels
 
     def above(self, slices: list[Handle], level: int, count: int) -> RayWorkers:

@@ -28,6 +28,9 @@ Handle = Any
 T = TypeVar("T")
 Monitor = Callable[[str, int, int], None]
 
+FIT_DONE = "fit done"
+"""The phase that is told after each k-means fit of a level."""
+
 _ATTEMPTS = 20
 
 

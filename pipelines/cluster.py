@@ -21,6 +21,7 @@ from curation.errors import CurationError
 from curation.hierarchy import Grown, Recipe, auto_clusters, grow
 from curation.kmeans import check_points
 from curation.shards import RayWorkers
+from curation.workers import FIT_DONE
 from pipelines.blocks import part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
@@ -186,9 +187,11 @@ def _monitor(progress: Progress) -> Any:
 
     def tell(phase: str, done: int, total: int) -> None:
         nonlocal where
-        if phase.startswith("level"):
+        if phase == FIT_DONE:
+            progress.advance()
+        elif phase.startswith("level"):
             where = phase
-            progress.advance(done, where)
+            progress.advance(0, where)
         else:
             progress.advance(0, f"{where}, {phase} {done} of {total}")
 

@@ -14,6 +14,8 @@ import sysconfig
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,10 @@ from curation.chance import draws, keys_of, mixed, order, smallest
 ZIPF = 1.2
 """Exponent of the long tail of the digits: the r-th digit keeps 1 / r^ZIPF of the samples of the first."""
 
-PARAGRAPHS = 20_500
+PARAGRAPHS = 20_000
 """Paragraphs at which the walk over the packages ends."""
 
-CHARACTERS = (40, 200)
+CHARACTERS = (40, 140)
 """Shorter paragraphs say nothing, longer ones are cut off by reading time rather than by meaning."""
 
 # Salts of this page's own draws. They must differ: the digits that one of them kept have small hashes in it.
@@ -73,7 +75,7 @@ def build_digits(folder: Path) -> Path:
 def build_docstrings(folder: Path) -> Path:
     """Write the paragraphs of the installed documentation as one Parquet file (id, text).
 
-    A paragraph is 40 to 200 characters of a docstring, with white space collapsed; each text occurs once.
+    A paragraph is 40 to 140 characters of a docstring, with white space collapsed; each text occurs once.
     Source files of the standard library and the installed packages are read in the order of their hashes
     until there are `PARAGRAPHS`, so packages have the shares that they have on the machine.
     ``folder/labels.parquet`` (id, label) holds the top-level module of each.
@@ -112,15 +114,23 @@ def demo(root: Path = Path("runs/demo")) -> None:
 
     console = Console()
     builders = {"digits": build_digits, "docstrings": build_docstrings}
-    for name, build in builders.items():
+    # the larger pool is built while the smaller one is curated
+    pools = ProcessPoolExecutor(len(builders), get_context("spawn"))
+    built = {
+        name: pools.submit(build, root / name)
+        for name, build in builders.items()
+        if not (root / name / "labels.parquet").exists()
+    }
+    for name in builders:
         began = time.perf_counter()
-        if not (root / name / "labels.parquet").exists():
-            build(root / name)
+        if name in built:
+            built[name].result()
         config = Config.model_validate(settings(name, root))
         console.print(f"\n[bold]{name}[/bold] from {config.source.path}", soft_wrap=True)
         run(config)
         console.print(class_balance(root / name / "labels.parquet", Path(str(config.output)), name))
         console.print(f"{name}: {time.perf_counter() - began:.0f} s")
+    pools.shutdown()
     console.print("\nOpen in a browser:")
     for name in builders:
         console.print(f"  {(root / 'runs' / name / 'report.html').resolve()}", soft_wrap=True)
@@ -146,7 +156,7 @@ def settings(name: str, root: Path) -> dict[str, Any]:
             "id_column": "id",
         },
         "encoder": {"model": "sentence-transformers:all-MiniLM-L6-v2", "actors": [2, 2]},
-        "cluster": {"n_clusters": [1000, 200, 40]},
+        "cluster": {"n_clusters": [1000, 200, 40], "tol": 0.001},
         "sample": {"size": "10%"},
         "output": str(root / "runs" / "docstrings"),
     }
