@@ -11,3 +11,14 @@ def blobs(n: int, d: int, components: int, seed: int = 0, spread: float = 0.4) -
     share = 1 / np.arange(1, components + 1)
     which = generator.choice(components, n, p=share / share.sum())
     return (means[which] + spread * generator.standard_normal((n, d))).astype(np.float32)
+
+
+def halfway(n: int, d: int, anchors: int, seed: int = 0) -> NDArray[np.float32]:
+    """Anchors, and points halfway between neighbours among them: most assignments are close calls."""
+    generator = np.random.default_rng(seed)
+    means = generator.standard_normal((anchors, d)).astype(np.float32)
+    squares = (means**2).sum(1)
+    near = np.argpartition(squares - 2 * means @ means.T, 5, axis=1)[:, :5]
+    first = generator.integers(0, anchors, n)
+    other = near[first, generator.integers(0, 5, n)]  # now and then itself
+    return np.where(generator.random((n, 1)) < 0.3, means[first], (means[first] + means[other]) / 2)
