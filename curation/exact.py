@@ -10,6 +10,7 @@ are Python integers in units of 2^-48 (`total`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +22,27 @@ from curation.errors import CurationError
 UNIT = 2.0**24  # grid steps in 1.0
 SQUARE_UNIT = 2.0**48  # steps of a squared distance in 1.0
 _BLOCK = 8192  # rows a block: float64 copies stay in cache and below 2^53 steps
-_LEAST_EXPONENT = -100  # squares of smaller rows would leave float32's range
+_LEAST_EXPONENT, _LARGEST_EXPONENT = -39, 61
+_NOTHING = -(2**20)  # the exponent of rows that are all zero: any other is larger
 _MAX_ROWS = 2**38  # rows of norm 2^24 steps that an int64 sum surely holds
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A pool's grid: rows are multiples of 2^(exponent - 24), bounded by 2^exponent in norm."""
+    """A pool's grid: rows are multiples of 2^(exponent - 24), bounded by 2^exponent in norm.
+
+    Raises:
+        CurationError: Squared distances on the grid, down to 2^(2 exponent - 48), would leave float32.
+    """
 
     exponent: int
+
+    def __post_init__(self) -> None:
+        if not _LEAST_EXPONENT <= self.exponent <= _LARGEST_EXPONENT:
+            raise CurationError(
+                f"the longest embedding has a norm of about 2^{self.exponent}, so squared distances leave "
+                f"float32; multiply the embeddings by 2^{-self.exponent} or so first"
+            )
 
     def encode(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Rows (n, d) divided by 2^exponent and rounded to multiples of 2^-24, as float32."""
@@ -53,12 +66,12 @@ def grid_exponent(rows: NDArray[Any]) -> int:
 
     A row's norm is bounded in integers from the row alone, so the maximum over blocks is the same
     however the rows are spread. The slack of 1/64 lets unit rows that were rounded keep e = 0; it
-    costs nothing, float64 has five bits to spare. Rows below 2^-100 count as 2^-100.
+    costs nothing, float64 has five bits to spare. `pool_exponent` takes what the parts of a pool gave.
 
     Raises:
         CurationError: A row holds NaN or an infinity.
     """
-    exponent = _LEAST_EXPONENT
+    exponent = _NOTHING
     for start in range(0, len(rows), _BLOCK):
         block = np.abs(rows[start : start + _BLOCK].astype(np.float64))
         top = block.max(axis=1, initial=0.0)
@@ -73,8 +86,14 @@ def grid_exponent(rows: NDArray[Any]) -> int:
         while (over := square > 4225 << 28).any():
             square = np.where(over, square >> 2, square)
             power = np.where(over, power + 1, power)
-        exponent = max(exponent, int(power[top > 0].max(initial=_LEAST_EXPONENT)))
+        exponent = max(exponent, int(power[top > 0].max(initial=_NOTHING)))
     return exponent
+
+
+def pool_exponent(found: Iterable[int]) -> int:
+    """The exponent of a pool from those of its parts; 0 where every row is zero."""
+    largest = max(found, default=_NOTHING)
+    return 0 if largest == _NOTHING else largest
 
 
 def sum_of_squares(rows: NDArray[Any]) -> NDArray[np.float64]:
@@ -91,12 +110,14 @@ def sum_of_squares(rows: NDArray[Any]) -> NDArray[np.float64]:
 
 def normalize_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
     """Rows (n, d) scaled to unit norm, float32, bit-identical on every machine; zero rows stay zero."""
-    norms = np.sqrt(sum_of_squares(rows))
-    norms[norms == 0] = 1.0
     out = np.empty(rows.shape, np.float32)
     for start in range(0, len(rows), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        out[block] = rows[block].astype(np.float64) / norms[block, None]
+        block = rows[start : start + _BLOCK].astype(np.float64)
+        # an exact division by a power of two, so that no square leaves float64
+        block = np.ldexp(block, -np.frexp(np.abs(block).max(axis=1, initial=0.0))[1][:, None])
+        norms = np.sqrt(sum_of_squares(block))
+        norms[norms == 0] = 1.0
+        out[start : start + _BLOCK] = block / norms[:, None]
     return out
 
 

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from curation import chance, exact
 from curation.assign import Assigner
 from curation.errors import CurationError
-from curation.kmeans import Distance, check_points, fit_centroids, grid_rows, point_keys, settle
+from curation.kmeans import (
+    Distance,
+    check_distance,
+    check_points,
+    fit_centroids,
+    grid_rows,
+    point_keys,
+    settle,
+)
 from curation.points import EVERYTHING, PointBlock
 from curation.tree import Leaves, Level, Tree
 from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers
@@ -55,6 +63,15 @@ class Recipe:
             raise CurationError(
                 f"n_clusters is {k}; give at least one number, each level fewer than the one below"
             )
+        if any(int(count) != count for count in k):
+            raise CurationError(f"n_clusters is {k}; give whole numbers")
+        check_distance(self.distance)
+        if self.resample_strategy not in ("closest", "random"):
+            raise CurationError(
+                f"there is no resampling strategy {self.resample_strategy!r}; there are closest, random"
+            )
+        if self.resample_points != "auto" and any(points < 0 for points in self.resample_points):
+            raise CurationError(f"resample points {list(self.resample_points)} has a negative entry")
         if self.resample_points != "auto" and len(self.resample_points) != len(k):
             raise CurationError(
                 f"resample points {list(self.resample_points)} has {len(self.resample_points)} entries "
@@ -130,7 +147,7 @@ def grow(workers: Workers, recipe: Recipe, on_leaves: Callable[[Grown], Any]) ->
     Returns:
         The levels from the leaves up.
     """
-    n_inputs = sum(count for count, _, _ in workers.get(workers.points("describe")))
+    n_inputs = sum(int(count) for count in workers.get(workers.points("count")))
     if n_inputs < recipe.n_clusters[0]:
         raise CurationError(
             f"level 1 asks for {recipe.n_clusters[0]} clusters of {n_inputs} points; "
@@ -138,20 +155,22 @@ def grow(workers: Workers, recipe: Recipe, on_leaves: Callable[[Grown], Any]) ->
         )
     grown: list[Grown] = []
     holders = workers
-    for level in range(1, len(recipe.n_clusters) + 1):
-        new, labels = holders.conduct(grow_level, recipe, level, n_inputs)
-        if grown:
-            parents = np.concatenate(labels)
-            grown[-1].parents = parents
-            new.sizes = np.zeros(len(new.sizes), np.int64)
-            np.add.at(new.sizes, parents, grown[-1].sizes)
-        else:
-            on_leaves(new)
-        grown.append(new)
-        n_inputs = len(new.sizes)
-        if level < len(recipe.n_clusters):
-            holders = holders.above(new.slices, level, n_inputs)
-    holders.close()
+    try:
+        for level in range(1, len(recipe.n_clusters) + 1):
+            new, labels = holders.conduct(grow_level, recipe, level, n_inputs)
+            if grown:
+                parents = np.concatenate(labels)
+                grown[-1].parents = parents
+                new.sizes = np.zeros(len(new.sizes), np.int64)
+                np.add.at(new.sizes, parents, grown[-1].sizes)
+            else:
+                on_leaves(new)
+            grown.append(new)
+            n_inputs = len(new.sizes)
+            if level < len(recipe.n_clusters):
+                holders = holders.above(new.slices, level, n_inputs)
+    finally:
+        holders.close()
     return grown
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,11 @@ from curation import exact
 from curation.assign import Assigner, Centroids
 from curation.chance import keys_of
 from curation.errors import CurationError
-from curation.points import EVERYTHING, PointBlock
+from curation.points import EVERYTHING, SHORT, PointBlock
 from curation.seeding import seed
 from curation.workers import Handle, LocalWorkers, Workers
 
 Distance = Literal["euclidean", "cosine"]
-
-# Least spread (root mean square distance to the mean) of a pool over the largest norm: below it the
-# grid of 2^-24 leaves under 2^10 steps, and the rows should have been centred.
-_LEAST_SPREAD = 2.0**-14
 
 
 @dataclass(frozen=True)
@@ -104,18 +100,25 @@ def iterate(
 
 
 def check_points(workers: Workers, exponent: int) -> int:
-    """Checks that the points can be clustered exactly; returns how many there are.
+    """Checks that the points can be told apart on their grid; returns how many there are.
 
     Raises:
-        CurationError: They lie too far from the origin for their spread.
+        CurationError: They lie too far from the origin for their spread, or a few outliers are so far out
+            that the grid leaves no steps for the others.
     """
     told = workers.get(workers.points("describe"))
-    count = sum(int(n) for n, _, _ in told)
-    squares = sum(square for _, square, _ in told)
-    sums = np.sum([total.astype(object) for _, _, total in told], axis=0)
+    count = sum(int(about.count) for about in told)
+    squares = sum(about.squares for about in told)
+    sums = np.sum([about.sums.astype(object) for about in told], axis=0)
+    if sum(about.short for about in told) * 2 > count:
+        raise CurationError(
+            f"the longest embedding has a norm of about {2.0**exponent:.2g}, and more than half of them are "
+            f"shorter than {2.0**exponent * SHORT:.2g}: too short to tell apart beside it; remove the "
+            "outliers, or cluster with distance='cosine'"
+        )
     # n^2 times the variance, an exact integer
     spread = count * squares - int(np.dot(sums, sums))
-    if 0 < spread < count**2 * (_LEAST_SPREAD * exact.UNIT) ** 2:
+    if 0 < spread < count**2 * (SHORT * exact.UNIT) ** 2:
         rms = float(spread) ** 0.5 / count / exact.UNIT * 2.0**exponent
         raise CurationError(
             f"the points spread by {rms:.2g} around their mean but lie up to {2.0**exponent:.2g} from "
@@ -131,9 +134,10 @@ def grid_rows(rows: NDArray[Any], distance: Distance) -> tuple[NDArray[np.float3
     Raises:
         CurationError: The rows are not two-dimensional, are not finite, or (cosine) one is all zero.
     """
+    check_distance(distance)
     if rows.ndim != 2 or 0 in rows.shape:
         raise CurationError(f"points must be a non-empty array of shape (n, d), not {rows.shape}")
-    exponent = exact.grid_exponent(rows)
+    exponent = exact.pool_exponent([exact.grid_exponent(rows)])
     if distance == "cosine":
         if not (nonzero := np.any(rows, axis=1)).all():
             row = int(np.flatnonzero(~nonzero)[0])
@@ -141,6 +145,12 @@ def grid_rows(rows: NDArray[Any], distance: Distance) -> tuple[NDArray[np.float3
         rows, exponent = exact.normalize_rows(rows), 0
     grid = exact.Grid(exponent)
     return grid.encode(rows), grid
+
+
+def check_distance(distance: str) -> None:
+    """Refuses a distance that there is not."""
+    if distance not in get_args(Distance):
+        raise CurationError(f"there is no distance {distance!r}; there are {', '.join(get_args(Distance))}")
 
 
 class KMeans:
@@ -209,8 +219,17 @@ class KMeans:
         return self
 
     def predict(self, points: NDArray[Any]) -> NDArray[np.int64]:
-        """Nearest cluster of each row (n, d), ties to the lower number."""
+        """Nearest cluster of each row (n, d), ties to the lower number.
+
+        Raises:
+            CurationError: The rows have another width than those fitted, or are not finite.
+        """
         rows = np.asarray(points)
+        if rows.ndim != 2 or rows.shape[1] != self._centroids.shape[1]:
+            raise CurationError(
+                f"points must be an array of shape (n, {self._centroids.shape[1]}), not {rows.shape}"
+            )
+        exact.grid_exponent(rows)  # names a row that is not finite
         if self.distance == "cosine":
             rows = exact.normalize_rows(rows)
         on_grid = self._grid.encode(rows)

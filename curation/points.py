@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,28 @@ from curation.seeding import Seeding
 
 EVERYTHING = "everything"  # the view that needs no selection
 
+SHORT = 2.0**-14
+"""Norm on the grid below which a point has fewer than 2^10 steps of length."""
+
 Slices = tuple[NDArray[np.float32], ...]
 Writer = Callable[[NDArray[np.int64], NDArray[np.float64]], Any]
+
+
+@dataclass(frozen=True)
+class About:
+    """Exact figures of a block; those of a pool are their sums.
+
+    Attributes:
+        count: Number of points.
+        squares: Sum of their squared norms, in units of 2^-48.
+        sums: Sum of the points (d,), in steps of 2^-24.
+        short: Points that are not zero and have a norm below `SHORT`.
+    """
+
+    count: int
+    squares: int
+    sums: NDArray[np.int64]
+    short: int
 
 
 class PointBlock:
@@ -50,11 +71,17 @@ class PointBlock:
 
     # --- what the block holds ---------------------------------------------------------------
 
-    def describe(self) -> tuple[int, int, NDArray[np.int64]]:
-        """Number of points, sum of squared norms (units of 2^-48), and sum of the points (d,) in steps."""
+    def count(self) -> int:
+        """Number of points."""
+        return len(self.rows)
+
+    def describe(self) -> About:
+        """What `check_points` wants to know; reads the rows once."""
         everything = np.zeros(len(self.rows), np.int64)
         sums, _ = exact.cluster_sums(self.rows, everything, 1)
-        return len(self.rows), exact.total(exact.square_units(self.squares)), sums[0]
+        short = (self.squares > 0) & (self.squares < SHORT**2)
+        squares = exact.total(exact.square_units(self.squares))
+        return About(len(self.rows), squares, sums[0], int(short.sum()))
 
     def rows_of(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Positions in `keys` (m, 2) of the points that this block holds, and their rows."""

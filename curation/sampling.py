@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,13 +60,16 @@ def budgets(tree: Tree, size: int, max_repeats: int = 1, seed: int = 0) -> list[
             f"a sample of {size} was asked for, but {tree.size} samples taken up to {max_repeats} times "
             f"make {most}; ask for at most that, or raise max_repeats"
         )
+    repeats = max(1, min(max_repeats, size))
     given = np.array([size], np.int64)
     out: list[NDArray[np.int64]] = []
     for number in range(len(tree.levels), 0, -1):
         level = tree.levels[number - 1]
-        given = _share(
-            given, _parents(level), level.sizes * max_repeats, sibling_draws(number, len(level), seed)
-        )
+        parents = _parents(level)
+        # no child takes more than its parent has, and products stay far below 2^63
+        most_here = given[parents]
+        capacity = np.where(level.sizes > most_here // repeats, most_here, level.sizes * repeats)
+        given = _share(given, parents, capacity, sibling_draws(number, len(level), seed))
         out.append(given)
     return out[::-1]
 
@@ -127,6 +130,8 @@ def preferences(
     within: Within, seed: int, keys: NDArray[np.uint64], distances: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """What orders the points (n,) of a leaf, smallest first; ties go by key."""
+    if within not in get_args(Within):
+        raise CurationError(f"there is no order {within!r}; there are {', '.join(get_args(Within))}")
     if within == "closest":
         return distances.astype(np.float64)
     if within == "furthest":

@@ -160,7 +160,7 @@ def _exponent(config: Config, store: Store, parts: Sequence[str]) -> int:
     if config.cluster.distance == "cosine":
         return 0
     found: list[int] = ray.get([_part_exponent.remote(store, part) for part in parts])
-    return max(found)
+    return exact.pool_exponent(found)
 
 
 @ray.remote(num_cpus=1)

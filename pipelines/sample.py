@@ -60,7 +60,7 @@ def sample(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     while waiting:
         done, waiting = ray.wait(waiting)
         progress.advance(len(done))
-    counts: dict[str, Any] = ray.get(_write.remote(store, ray.put(tree), drawn, *named))
+    counts: dict[str, Any] = ray.get(_write.remote(store, ray.put(tree), size, drawn, *named))
     progress.finish()
     return counts
 
@@ -113,7 +113,12 @@ def _name(store: Store, part: str, rows: tuple[NDArray[np.int64], NDArray[np.int
 
 
 @ray.remote(num_cpus=1)
-def _write(store: Store, tree: Tree, drawn: Drawn, *named: pa.Table) -> dict[str, Any]:
+def _write(store: Store, tree: Tree, size: int, drawn: Drawn, *named: pa.Table) -> dict[str, Any]:
+    if drawn.repeats.sum() != size:
+        raise RunError(
+            f"the assignments of {store.url} give {drawn.repeats.sum():,} of the {size:,} samples that its "
+            "tree promises: they belong to different runs; delete tree/ there and run again"
+        )
     table = pa.concat_tables(named).sort_by("place").drop_columns("place")
     ends = np.cumsum(drawn.repeats)
     table = table.append_column("repeats", pa.array(drawn.repeats, pa.int32()))

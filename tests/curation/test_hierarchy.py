@@ -149,6 +149,10 @@ def test_blocks_slices_and_order_do_not_matter():
         ([10, 20], {}, "fewer than the one below"),
         ([10, 0], {}, "n_clusters is"),
         ([10, 5], {"resample_points": [3]}, "1 entries for 2 levels"),
+        ([10.5], {}, "whole numbers"),
+        ([10], {"distance": "l1"}, "no distance 'l1'"),
+        ([10], {"resample_strategy": "furthest"}, "no resampling strategy 'furthest'"),
+        ([10], {"resample_points": [-1]}, "negative entry"),
         ([101], {}, "101 clusters of 100 points"),
     ],
 )

@@ -167,6 +167,7 @@ def test_tolerance_stops_early():
         (np.ones((0, 3)), 1, "euclidean", "non-empty"),
         (np.array([[1.0], [np.nan]]), 1, "euclidean", "row 1 holds NaN"),
         (np.array([[1.0, 0.0], [0.0, 0.0]]), 1, "cosine", "row 1 is all zero"),
+        (np.ones((3, 2)), 1, "manhattan", "no distance 'manhattan'; there are euclidean, cosine"),
     ],
 )
 def test_unfit_input_is_refused_with_a_sentence(points, n_clusters, distance, message):
@@ -179,6 +180,22 @@ def test_rows_far_from_the_origin_are_refused_not_garbled():
     with pytest.raises(CurationError, match="subtract their mean"):
         KMeans(5).fit(points)
     assert len(KMeans(5).fit(points - points.mean(0)).cluster_centers_) == 5
+
+
+def test_outliers_that_hide_the_others_are_refused():
+    points = blobs(500, 16, 20)
+    points[0] *= 1e7
+    with pytest.raises(CurationError, match="remove the outliers"):
+        KMeans(20).fit(points)
+    assert len(KMeans(20).fit(points[1:]).cluster_centers_) == 20
+
+
+def test_predict_refuses_what_it_cannot_place():
+    fit = KMeans(3).fit(blobs(50, 4, 5))
+    with pytest.raises(CurationError, match=r"shape \(n, 4\), not \(2, 5\)"):
+        fit.predict(np.zeros((2, 5)))
+    with pytest.raises(CurationError, match="row 1 holds NaN"):
+        fit.predict(np.array([[0.0] * 4, [np.nan] * 4]))
 
 
 def test_equal_ids_are_refused():

@@ -170,6 +170,17 @@ def test_a_target_larger_than_the_pool_is_refused():
     assert budgets(tree, 20, 2)[0].tolist() == [8, 12]
 
 
+def test_huge_repeats_do_not_overflow():
+    tree = Tree([Level(np.array([4, 6]), None)])
+    assert sorted(budgets(tree, 3, 10**19)[0]) == [1, 2]
+    assert budgets(tree, 30, 5 * 10**16)[0].sum() == 30
+
+
+def test_an_unknown_order_is_named():
+    with pytest.raises(CurationError, match="no order 'nearest'; there are random"):
+        preferences("nearest", 0, keys_of(["a"]), np.zeros(1, np.float32))
+
+
 def test_a_tree_without_its_pool_says_so():
     with pytest.raises(CurationError, match="without its pool"):
         balanced_sample(Tree([Level(np.array([3]), None)]), 1)

@@ -122,6 +122,14 @@ def test_a_sample_larger_than_the_tree_is_refused(tmp_path):
         sample(config(sample={"size": 201}), store, Progress(store))
 
 
+def test_assignments_of_another_run_are_not_sampled(tmp_path):
+    store, _ = embedded(tmp_path, POINTS[:700])
+    cluster(config(cluster={"n_clusters": [20, 5]}), store, Progress(store))
+    store.delete(store.list("tree/level-1/assignments")[0])
+    with pytest.raises(RunError, match="belong to different runs"):
+        sample(config(sample={"size": 650}), store, Progress(store))
+
+
 def test_a_damaged_tree_is_named(tmp_path):
     store, _ = embedded(tmp_path, POINTS[:200])
     cluster(config(cluster={"n_clusters": [20, 5]}), store, Progress(store))
