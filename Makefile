@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    fi; \
 	    "$(PYTHON)" -m venv --clear $(VENV); \
 	fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --compile-bytecode -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
 
