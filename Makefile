@@ -53,8 +53,9 @@ format: setup  ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## run every benchmark in benchmarks/ and print its table
-	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+BENCHMARKS := toy2d zador1d long_tail real_pools encoders
+bench: setup  ## run every benchmark (hours) and print its table; fails in the end where one has failed
+	@failed=0; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || failed=1; done; exit $$failed
 
 clean:  ## remove .venv and what the tools leave behind; runs/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,6 +1,6 @@
 """How much do the encoders see? Leave-one-out accuracy of the nearest neighbour, on real images.
 
-    EVENSET_DATA=... python benchmarks/encoders.py [--images 3000]
+    EVENSET_DATA=... python -m benchmarks.encoders [--images 3000]
 
 On CIFAR-10 and scikit-learn's digits: raw pixels, `patches` (learned from those same images, without labels),
 and for CIFAR-10 the ImageNet-trained MobileNetV2 as the mark that pretraining sets. Fails if `patches` is
@@ -10,7 +10,6 @@ below 43 % on CIFAR-10 or 98 % on the digits.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -22,6 +21,7 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
 import modalities
 from curation import KMeans
@@ -68,30 +68,9 @@ def patches(images: list[NDArray[Any]]) -> Embedded:
 
 def mobilenet(images: list[NDArray[Any]], weights: Path) -> Embedded:
     """ImageNet MobileNetV2, images enlarged to 128 pixels."""
-    import torch
-    from safetensors import safe_open
-    from torch.nn import functional
+    from benchmarks.mobilenet import MobileNetV2  # torch takes seconds to import
 
-    with safe_open(str(weights), "pt") as file:
-        layers = json.loads(file.metadata()["layers"])
-        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - no mapping
-    rows = []
-    with torch.inference_mode():
-        for start in range(0, len(images), 50):
-            x = torch.from_numpy(np.stack(images[start : start + 50])).permute(0, 3, 1, 2).float() / 127.5 - 1
-            x = functional.interpolate(x, (128, 128), mode="bicubic", align_corners=False)
-            skip = x
-            for layer in layers[:-1]:
-                skip = x if layer["start"] else skip
-                weight = tensors[layer["k"] + ".weight"]
-                if weight.shape[-1] == 3:
-                    x = functional.pad(x, (0, 1, 0, 1) if layer["stride"] == 2 else (1, 1, 1, 1))
-                bias = tensors[layer["k"] + ".bias"]
-                x = functional.conv2d(x, weight, bias, layer["stride"], groups=layer["groups"])
-                x = x.clamp(0, 6) if layer["relu6"] else x
-                x = x + skip if layer["add"] else x
-            rows.append(x.mean((2, 3)).numpy())
-    return np.concatenate(rows), ""
+    return MobileNetV2(weights).encode([Image.fromarray(image) for image in images]), ""
 
 
 def cifar10(data: Path, count: int) -> tuple[list[NDArray[Any]], NDArray[Any]]:

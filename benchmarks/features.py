@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 import modalities
 from curation.exact import normalize_rows
@@ -104,7 +106,7 @@ def cifar10(cache: Path, seed: int, most: int = 5000) -> LabelledPool:
         most,
         cache,
         f"mobilenet-v2 {SIDE}px {digest}",
-        lambda pictures: MobileNetV2(weights).encode(pictures),
+        lambda pictures: MobileNetV2(weights).encode([Image.open(io.BytesIO(p)) for p in pictures]),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +49,8 @@ class MobileNetV2:
                 x = x + skip
         return x.mean((2, 3))
 
-    def encode(self, pictures: Sequence[bytes]) -> NDArray[np.float32]:
-        """Features (n, 1280) of encoded pictures."""
+    def encode(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Features (n, 1280) of pictures."""
         out = [
             self.forward(torch.stack([_pixels(picture) for picture in pictures[i : i + _BATCH]])).numpy()
             for i in range(0, len(pictures), _BATCH)
@@ -59,7 +58,7 @@ class MobileNetV2:
         return np.concatenate(out)
 
 
-def _pixels(picture: bytes) -> torch.Tensor:
+def _pixels(picture: Image.Image) -> torch.Tensor:
     """A picture as (3, SIDE, SIDE) in [-1, 1]."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    image = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1

@@ -1,5 +1,6 @@
 """Thinned pools have the sizes they claim, and features are computed once."""
 
+import io
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from benchmarks import real_pools
 from benchmarks.features import cached, without_headers, zipf_counts, zipf_thinned
@@ -75,7 +77,9 @@ def test_mobilenet_tells_aeroplanes_from_horses():
     table = pq.read_table(data / "cifar10.parquet")
     labels = np.array(table["label"].to_pylist())
     rows = np.r_[np.flatnonzero(labels == "airplane")[:30], np.flatnonzero(labels == "horse")[:30]]
-    features = MobileNetV2(data / WEIGHTS).encode(table.take(rows)["image"].to_pylist())
+    features = MobileNetV2(data / WEIGHTS).encode(
+        [Image.open(io.BytesIO(picture)) for picture in table.take(rows)["image"].to_pylist()]
+    )
     assert features.shape == (60, 1280)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     alike = features @ features.T - 2 * np.eye(60)
