@@ -11,7 +11,9 @@ import json
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from curation.chance import KEY_BYTES, keys_from_buffer
 from modalities.base import Part
 
 
@@ -40,6 +42,15 @@ def unpack(block: pa.Table) -> tuple[int, pa.Table]:
     """The part's index and its samples; what `pack` packed."""
     with pa.ipc.open_stream(block.column("rows")[0].as_buffer()) as stream:
         return int(block.column("part")[0].as_py()), stream.read_all()
+
+
+def keys_in(column: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """A ``key`` column as keys (n, 2), uint64, as `curation.chance.keys_of` makes them."""
+    flat = [
+        memoryview(chunk.buffers()[1])[chunk.offset * KEY_BYTES :][: len(chunk) * KEY_BYTES]
+        for chunk in column.chunks
+    ]
+    return keys_from_buffer(b"".join(flat))
 
 
 def part_name(folder: str, index: int) -> str:

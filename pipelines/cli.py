@@ -156,12 +156,14 @@ def explain(error: Exception) -> tuple[str, int]:
     for cause in chain:
         if isinstance(cause, PermissionError):
             return f"not allowed: {cause}: give this user access, or choose another path", 2
-    if any(type(cause).__module__.startswith("ray.") for cause in chain):
-        text = " ".join(str(chain[0]).split("\n")[0].split())
+    root = chain[0]  # what the worker raised, without what Ray wrapped it in
+    if type(root).__module__.startswith("ray."):
+        text = " ".join(str(root).split("\n")[0].split())
         return (
-            f"a worker process of Ray failed ({type(chain[0]).__name__}: {text}); if it ran out of memory,"
+            f"a worker process of Ray failed ({type(root).__name__}: {text}); if it ran out of memory,"
             " lower encoder.batch_size or encoder.actors; run the same command again to go on from here, with"
             " --debug to see more",
             1,
         )
-    return f"{type(error).__name__}: {error} (this should not happen; --debug shows where)", 1
+    text = " ".join(str(root).split())
+    return f"{type(root).__name__}: {text} (this should not happen; --debug shows where)", 1

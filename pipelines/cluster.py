@@ -16,13 +16,13 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from curation import chance, exact
+from curation import exact
 from curation.errors import CurationError
 from curation.hierarchy import Grown, Recipe, auto_clusters, grow
 from curation.kmeans import check_points
 from curation.shards import RayWorkers
 from curation.workers import FIT_DONE
-from pipelines.blocks import part_index, part_name
+from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RunError
@@ -50,7 +50,7 @@ class PoolRows:
             if table.num_rows:
                 values = matrix(table.column("embedding"))
                 rows.append(grid.encode(exact.normalize_rows(values) if self.cosine else values))
-                keys.append(part_keys(table))
+                keys.append(keys_in(table["key"]))
         return np.concatenate(rows), np.concatenate(keys)
 
 
@@ -73,14 +73,6 @@ class Assignments:
             table = table.append_column("distance", pa.array(scaled[rows], pa.float32()))
             self.store.write_table(part_name("tree/level-1/assignments", part_index(part)), table)
         return start
-
-
-def part_keys(table: pa.Table) -> NDArray[np.uint64]:
-    """Keys (n, 2) of a table's ``key`` column."""
-    column = table.column("key").combine_chunks()
-    data = column.buffers()[1]
-    start = column.offset * chance.KEY_BYTES
-    return chance.keys_from_buffer(memoryview(data)[start : start + len(column) * chance.KEY_BYTES])
 
 
 def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -101,7 +102,7 @@ class Cluster(Section):
     max_iter: PositiveInt = 50
     """iterations of k-means at most"""
     tol: Annotated[float, Field(ge=0)] = 0.0
-    """stop when an iteration lowers the objective by less than this share of it; 0: when nothing moves"""
+    """stop when an iteration lowers the objective by at most this share of it; 0: when nothing moves"""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """euclidean, or cosine (spherical k-means)"""
     shards: Auto | PositiveInt = "auto"
@@ -141,7 +142,8 @@ def _as_size(value: Any) -> Any:
         value = float(match[1]) / 100
         if not 0 < value < 1:
             raise ValueError("a share is above 0 % and below 100 %")
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not numeric or value <= 0:
         raise ValueError(f"{value!r} is no size: write a count, a share below 1, or a percentage such as 10%")
     if value >= 1 and value != int(value):
         raise ValueError(f"{value} is no whole number: a count is one, and a share is below 1")
@@ -155,7 +157,7 @@ class Sample(Section):
     """how many to draw: a count, or a share of the pool (0.1 or 10%)"""
     within: Literal["random", "closest", "furthest"] = "random"
     """which points of a leaf cluster come first: random, closest or furthest (from the centroid)"""
-    max_repeats: PositiveInt = 1
+    max_repeats: Annotated[int, Field(ge=1, lt=2**31)] = 1
     """how often one sample may be drawn at most"""
 
     def count(self, pool: int) -> int:
@@ -296,14 +298,22 @@ def _parse(text: str, path: str, places: dict[str, str]) -> dict[str, Any]:
         raise RequestError(f"{where}: this is not YAML: {problem}") from error
 
 
-def _note_places(node: yaml.MappingNode, prefix: str, path: str, places: dict[str, str]) -> None:
+def _note_places(
+    node: yaml.MappingNode, prefix: str, path: str, places: dict[str, str], above: tuple[yaml.Node, ...] = ()
+) -> None:
     for key, value in node.value:
-        name, line = f"{prefix}{key.value}", f"line {key.start_mark.line + 1}"
+        line = f"line {key.start_mark.line + 1}"
+        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            what = repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
+            raise RequestError(f"{path}, {line}: {what} is not a key: `evenset config` lists all keys")
+        name = f"{prefix}{key.value}"
+        if value is node or value in above:
+            raise RequestError(f"{path}, {line}: {name} is an alias of what it stands in: write its value")
         if name in places:
             raise RequestError(f"{path}, {line}: {name} was set before, in {places[name]}: keep one of them")
         places[name] = f"{path}, {line}"
         if isinstance(value, yaml.MappingNode):
-            _note_places(value, f"{name}.", path, places)
+            _note_places(value, f"{name}.", path, places, (*above, node))
 
 
 def _override(tree: dict[str, Any], override: str, places: dict[str, str]) -> None:
@@ -316,9 +326,10 @@ def _override(tree: dict[str, Any], override: str, places: dict[str, str]) -> No
         problem = getattr(error, "problem", None) or error
         raise RequestError(f"override {override}: the value is not YAML: {problem}") from error
     *above, last = key.strip().split(".")
-    for name in above:
+    for depth, name in enumerate(above, start=1):
         if not isinstance(tree.get(name), dict):
             tree[name] = {}
+            places[".".join(above[:depth])] = f"override {override}"
         tree = tree[name]
     tree[last] = value
     places[key.strip()] = f"override {override}"
@@ -338,7 +349,9 @@ def _sentences(error: ValidationError, places: dict[str, str], origin: str) -> s
             shown = "" if isinstance(value, dict) else f" ({value!r} is its value)"
             told[key] = [(len(names), f"{key} is not a key{shown}. {_nearest(key, known)}")]
             continue
-        if found["type"] == "model_type":
+        if found["type"] == "invalid_key":
+            sentence = f"{names[-1]} is not a key: `evenset config` lists all keys"
+        elif found["type"] == "model_type":
             sentence = f"{key} cannot be {value!r}: it is a section, its keys go below it"
         elif found["type"] == "value_error":
             message = message.removeprefix("Value error, ")
@@ -372,8 +385,13 @@ def _nearest(key: str, known: set[str]) -> str:
 
 def described() -> str:
     """Every key with its default and its meaning, a line each."""
-    keys = [
-        (key, "null" if value is None else str(value), meaning) for key, value, meaning in entries(Config())
-    ]
+    keys = [(key, _written(value), meaning) for key, value, meaning in entries(Config())]
     widths = [max(len(row[column]) for row in keys) for column in (0, 1)]
     return "\n".join(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {meaning}" for key, value, meaning in keys)
+
+
+def _written(value: Any) -> str:
+    """As it is written in a config file."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    return "null" if value is None else str(value)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -27,34 +26,13 @@ from pipelines.pool import Pool, open_pool, samples_of
 from pipelines.progress import Progress
 from pipelines.settle import build
 from pipelines.store import Store
+from pipelines.tally import Tally
 from pipelines.unique import find_duplicate
 
 ENOUGH_TO_JUDGE = 20_000
 """Samples after which a run with too many rejects stops early, rather than at the end of the pool."""
 
 PARTS_A_TASK = 256
-
-
-@dataclass
-class Tally:
-    """What became of the samples."""
-
-    embedded: int = 0
-    rejected: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    digests: list[str] = field(default_factory=list)
-
-    def add(self, other: Tally) -> None:
-        """Take in the counts of other parts."""
-        self.embedded += other.embedded
-        self.rejected += other.rejected
-        self.reasons.update(other.reasons)
-        self.digests += other.digests
-
-    def told(self, most: int = 3) -> str:
-        """The commonest reasons with their counts."""
-        told = "; ".join(f"{n:,} x {reason.rstrip('.')}" for reason, n in self.reasons.most_common(most))
-        return told + (f"; and {len(self.reasons) - most} other reasons" if len(self.reasons) > most else "")
 
 
 def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = None) -> dict[str, Any]:
@@ -76,9 +54,9 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     """
     pool = pool or open_pool(config)
     counts: dict[str, Any] = {"samples": pool.size, "parts": len(pool.parts)}
-    progress.start("embed", pool.size, "samples")
     done = {part_index(rel) for rel in store.list(encode.EMBEDDINGS)}
-    progress.advance(sum(samples_of(part) for part in pool.parts if part.index in done))
+    there = sum(samples_of(part) for part in pool.parts if part.index in done)
+    progress.start("embed", pool.size, "samples", done=there)
     todo = [part for part in pool.parts if part.index not in done]
     if isinstance(pool.source, EmbeddingsSource):
         build_stream = _ingesting(config, store, pool.source)
@@ -95,10 +73,10 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
             row["embedded"] + row["rejected"], f"{seen.rejected:,} rejected" if seen.rejected else ""
         )
         if seen.embedded + seen.rejected >= ENOUGH_TO_JUDGE:
-            _check_rejects(seen, config.limits.rejected, "so far")
+            _check_rejects(seen, config.limits.rejected, " so far")
     progress.finish()
     tally = _recount(store, pool)
-    _check_rejects(tally, config.limits.rejected, "in all")
+    _check_rejects(tally, config.limits.rejected)
     if tally.rejected:
         progress.say(f"embed: {tally.rejected:,} of {pool.size:,} samples rejected: {tally.told()}")
     duplicate = find_duplicate(store, tally.embedded)
@@ -178,6 +156,7 @@ def _recount(store: Store, pool: Pool) -> Tally:
 def _count_parts(store: Store, parts: list[Part]) -> Tally:
     with_rejects = set(store.list(encode.REJECTED))
     tally = Tally()
+    broken: list[str] = []
     for part in parts:
         embedded, content = _footer(store, part_name(encode.EMBEDDINGS, part.index))
         reasons: list[str] = []
@@ -185,11 +164,18 @@ def _count_parts(store: Store, parts: list[Part]) -> Tally:
         if rejects in with_rejects:
             reasons = store.read_table(rejects, ["reason"])["reason"].to_pylist()
         if samples_of(part) != embedded + len(reasons):
-            raise RunError(
+            broken.append(
                 f"part {part.index} of the pool has {samples_of(part):,} samples, but {embedded:,} were"
-                f" embedded and {len(reasons):,} rejected: the pool changed while it was read; run again"
+                f" embedded and {len(reasons):,} rejected"
             )
+            store.delete(part_name(encode.EMBEDDINGS, part.index))  # first: while it is there, it is done
+            store.delete(rejects)
         tally.add(Tally(embedded, len(reasons), Counter(reasons), [content]))
+    if broken:
+        raise RunError(
+            f"{broken[0]}: the pool changed while it was read; run the same command again to read"
+            f" {'that part' if len(broken) == 1 else f'{len(broken):,} such parts'} anew"
+        )
     return tally
 
 
@@ -204,7 +190,7 @@ def _dimensions(store: Store) -> int:
         return int(pq.read_schema(file).field("embedding").type.list_size)
 
 
-def _check_rejects(tally: Tally, limit: float, when: str) -> None:
+def _check_rejects(tally: Tally, limit: float, when: str = "") -> None:
     """Stop a run that loses more than it may.
 
     Raises:
@@ -212,9 +198,9 @@ def _check_rejects(tally: Tally, limit: float, when: str) -> None:
     """
     samples = tally.embedded + tally.rejected
     if not tally.embedded:
-        raise RunError(f"all {samples:,} samples {when} were rejected: {tally.told()}")
+        raise RunError(f"all {samples:,} samples{when} were rejected: {tally.told()}")
     if tally.rejected > limit * samples:
         raise RunError(
-            f"{tally.rejected:,} of {samples:,} samples {when} were rejected, more than"
+            f"{tally.rejected:,} of {samples:,} samples{when} were rejected, more than"
             f" limits.rejected={limit:g} allows: {tally.told()}; mend the pool, or raise the limit"
         )

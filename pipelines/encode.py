@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from curation.chance import digests
 from curation.exact import normalize_rows
-from modalities.base import Encoder, Modality, Rejected, Source
+from modalities.base import Encoder, Modality, Record, Rejected, Source
 from modalities.sources.embeddings import EmbeddingsSource
+from modalities.sources.paths import printable
 from pipelines.blocks import entered, pack, part_name, unpack
 from pipelines.errors import RunError
 from pipelines.store import Store
@@ -29,6 +30,7 @@ REJECTED = "rejected/embed"
 DIGEST = b"evenset.digest"
 """Key in the Parquet metadata of a part of embeddings: hash of its ids and embeddings."""
 
+UNREAD = "It could not be read."
 NOT_FINITE = "The embedding has NaN or infinite values."
 ALL_ZERO = "The embedding is all zero: it has no direction."
 
@@ -36,7 +38,7 @@ ALL_ZERO = "The embedding is all zero: it has no direction."
 def read(block: pa.Table, *, source: Source) -> pa.Table:
     """Read the samples of a part as ``id, uri, payload, reason``."""
     part = entered(block)
-    records = list(source.read(part))
+    records = [nameable(record) for record in source.read(part)]
     columns = {
         "id": pa.array([r.id for r in records], pa.string()),
         "uri": pa.array([r.uri for r in records], pa.string()),
@@ -44,6 +46,13 @@ def read(block: pa.Table, *, source: Source) -> pa.Table:
         "reason": pa.array([r.reason for r in records], pa.string()),
     }
     return pack(part.index, pa.table(columns))
+
+
+def nameable(record: Record) -> Record:
+    """``record``, or a reject in its place where no table can hold its id."""
+    if printable(record.id) == record.id:
+        return record
+    return Record(printable(record.id), printable(record.uri), None, "The id is not valid Unicode.")
 
 
 def prepare(block: pa.Table, *, modality: Modality, encoder: Encoder) -> pa.Table:
@@ -58,12 +67,10 @@ def prepare(block: pa.Table, *, modality: Modality, encoder: Encoder) -> pa.Tabl
         if payload.is_valid:
             try:
                 ready, about = _prepared(payload.as_py(), modality, encoder)
-            except Rejected as verdict:
-                reason = str(verdict)
             except Exception as error:  # hostile bytes reach libraries that raise anything
-                reason = f"It cannot be decoded ({type(error).__name__}: {error})."
+                reason = verdict(error)
         else:
-            reason = reason or "It could not be read."
+            reason = reason or UNREAD
         prepared.append(ready)
         reasons.append(reason)
         for name, values in described.items():
@@ -77,6 +84,15 @@ def prepare(block: pa.Table, *, modality: Modality, encoder: Encoder) -> pa.Tabl
         **{name: pa.array(values, modality.columns[name]) for name, values in described.items()},
     }
     return pack(part, pa.table(columns))
+
+
+def verdict(error: Exception) -> str:
+    """Why a sample is rejected that raised ``error`` when it was decoded or prepared."""
+    return (
+        str(error)
+        if isinstance(error, Rejected)
+        else f"It cannot be decoded ({type(error).__name__}: {error})."
+    )
 
 
 def _prepared(payload: bytes, modality: Modality, encoder: Encoder) -> tuple[bytes | str, dict[str, Any]]:
@@ -141,11 +157,9 @@ def write(block: pa.Table, *, store: Store) -> pa.Table:
 def ingest(block: pa.Table, *, source: EmbeddingsSource, store: Store, cosine: bool) -> pa.Table:
     """Write a part of a pool that is embedded already, in the precision that it came in."""
     part = entered(block)
-    ids, uris, vectors = source.read_vectors(part)
-    reason = pa.nulls(len(ids), pa.string())
-    samples = pa.table(
-        {"id": pa.array(ids, pa.string()), "uri": pa.array(uris, pa.string()), "reason": reason}
-    )
+    ids, uris, vectors, reasons = source.read_vectors(part)
+    columns = {"id": ids, "uri": uris, "reason": reasons}
+    samples = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
     return _write(store, part.index, samples, vectors, normalise=cosine, dtype=source.dtype)
 
 

@@ -20,7 +20,7 @@ from ray.data import Dataset
 from modalities.base import Modality, Part, Record, Source
 from modalities.sources.embeddings import EmbeddingsSource
 from pipelines import stream
-from pipelines.blocks import entered, part_index, part_name
+from pipelines.blocks import entered, keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import EMBEDDINGS, fixed_lists
 from pipelines.errors import RequestError, RunError
@@ -28,7 +28,6 @@ from pipelines.naming import file_name
 from pipelines.pool import Pool, is_embedded, open_pool, samples_of
 from pipelines.progress import Progress
 from pipelines.store import Store
-from pipelines.unique import keys_in
 
 FOLDER = "export"
 INDEX = f"{FOLDER}/index"
@@ -54,8 +53,8 @@ def export(config: Config, store: Store, progress: Progress, pool: Pool | None =
     check_formats(config, pool)
     done = {part_index(rel) for rel in store.list(INDEX)}
     todo = [part for part in pool.parts if part.index not in done]
-    progress.start("export", pool.size, "samples")
-    progress.advance(pool.size - sum(samples_of(part) for part in todo))
+    there = pool.size - sum(samples_of(part) for part in todo)
+    progress.start("export", pool.size, "samples", done=there)
     curated = ray.remote(_sorted_curated).remote(store)
     firsts = np.cumsum([0, *(samples_of(part) for part in pool.parts)])
     sizes = {part.index: samples_of(part) for part in todo}
@@ -169,8 +168,8 @@ def _payloads(source: Source, part: Part, ids: list[str]) -> list[bytes]:
 
 def _vectors(source: EmbeddingsSource, part: Part, ids: list[str]) -> tuple[pa.Array, list[int]]:
     """Embeddings as they lie in the pool, and their rows in the part."""
-    known, _, vectors = source.read_vectors(part)
-    row_of = {id: row for row, id in enumerate(known)}
+    known, _, vectors, reasons = source.read_vectors(part)
+    row_of = {id: row for row, id in enumerate(known) if reasons[row] is None}
     _none([f"{id}: It is not in the pool any more." for id in ids if id not in row_of])
     rows = [row_of[id] for id in ids]
     return fixed_lists(vectors[rows]), rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ from numpy.typing import NDArray
 
 from curation import KMeans
 from curation.chance import Purpose, draws, keys_of, mixed, salt, smallest
-from modalities.base import FittedEncoder, Modality, Part, Source
+from modalities.base import FittedEncoder, Modality, Part, Record, Source
+from pipelines import encode
+from pipelines.errors import RunError
 from pipelines.manifest import digest
-from pipelines.pool import Pool
+from pipelines.pool import Pool, samples_of
 from pipelines.store import Store
+from pipelines.tally import Tally
 
 STATE = "encoder/state.npz"
 SAMPLES = 2_000
@@ -26,14 +30,16 @@ def fit(encoder: FittedEncoder, pool: Pool, seed: int, store: Store) -> str:
     """Fit ``encoder`` or give it the state of an earlier run; return the hash of its state.
 
     Raises:
+        RunError: No sample can be decoded, of all or of the many that were looked at.
         ModalityError: There is too little to learn from.
     """
     if not store.exists(STATE):
         chosen = _chosen_parts(pool, seed)
         share = -(-SAMPLES // len(chosen))
-        take = ray.remote(_take)
-        taken = [take.remote(pool.source, pool.modality, part, seed, share) for part in chosen]
-        state = ray.get(ray.remote(_fit).remote(encoder, seed, *taken))
+        take = ray.remote(num_returns=2)(_take)
+        answers = [take.remote(pool.source, pool.modality, part, seed, share) for part in chosen]
+        _check_any(ray.get([tally for _, tally in answers]), chosen, pool)
+        state = ray.get(ray.remote(_fit).remote(encoder, seed, *(samples for samples, _ in answers)))
         buffer = io.BytesIO()
         np.savez(buffer, **state)
         store.write_bytes(STATE, buffer.getvalue())
@@ -50,9 +56,19 @@ def _chosen_parts(pool: Pool, seed: int) -> list[Part]:
     return [pool.parts[i] for i in sorted(smallest(luck, keys, PARTS))]
 
 
-def _take(source: Source, modality: Modality, part: Part, seed: int, share: int) -> list[Any]:
-    """Decode up to ``share`` samples of a part: those with the smallest draws that can be decoded."""
-    records = [record for record in source.read(part) if record.payload is not None]
+def _take(source: Source, modality: Modality, part: Part, seed: int, share: int) -> tuple[list[Any], Tally]:
+    """Decode up to ``share`` samples of a part: those with the smallest draws that can be decoded.
+
+    Returns:
+        The samples, and why there are not more.
+    """
+    reasons: Counter[str] = Counter()
+    records: list[Record] = []
+    for record in map(encode.nameable, source.read(part)):
+        if record.payload is None:
+            reasons[record.reason or encode.UNREAD] += 1
+        else:
+            records.append(record)
     keys = keys_of(record.id for record in records)
     luck = draws(mixed(keys), salt(seed, Purpose.ENCODER_FIT, 1))
     samples: list[Any] = []
@@ -62,9 +78,20 @@ def _take(source: Source, modality: Modality, part: Part, seed: int, share: int)
             break
         try:
             samples.append(modality.decode(payload or b""))
-        except Exception:  # the embed stage meets this sample again, and says why it is rejected
-            continue
-    return samples
+        except Exception as error:  # the embed stage meets this sample again and rejects it
+            reasons[encode.verdict(error)] += 1
+    return samples, Tally(len(samples), reasons.total(), reasons)
+
+
+def _check_any(tallies: list[Tally], chosen: list[Part], pool: Pool) -> None:
+    """Stop where there is nothing to learn from, and say why."""
+    seen = Tally()
+    for tally in tallies:
+        seen.add(tally)
+    if not seen.embedded:
+        looked = sum(samples_of(part) for part in chosen)
+        those = f"{looked:,} samples" + (f" looked at, of {pool.size:,}," if looked < pool.size else "")
+        raise RunError(f"all {those} were rejected: {seen.told()}")
 
 
 def _fit(encoder: FittedEncoder, seed: int, *taken: list[Any]) -> dict[str, NDArray[Any]]:

@@ -54,7 +54,7 @@ class Manifest:
         stage: Its name.
         basis: What its result depends on.
         counts: What it counted (rows in, out, rejected, ...), as JSON values.
-        seconds: How long it took, over all the runs that it took.
+        seconds: How long the run of it took that finished it.
         finished: When, in UTC (ISO 8601).
         versions: Of Python and the packages that matter.
     """
@@ -108,6 +108,11 @@ def read_begun(store: Store, folder: str) -> Basis | None:
 def write_begun(store: Store, folder: str, basis: Basis) -> None:
     """Say what the parts that will come to ``folder`` are made from."""
     _write(store, f"{folder}/{BEGUN}", asdict(basis))
+
+
+def delete_begun(store: Store, folder: str) -> None:
+    """Say that the parts in ``folder`` are made from nothing that is known."""
+    store.delete(f"{folder}/{BEGUN}")
 
 
 def _read(store: Store, rel: str) -> Any:

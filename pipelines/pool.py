@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from glob import has_magic
 
 import modalities
 from modalities.base import Modality, Part, Source
@@ -61,7 +64,7 @@ def open_pool(config: Config) -> Pool:
     paths = source_paths(config)
     output = absolute(config.output or "")
     for path in paths:
-        if f"{output}/".startswith(path.rstrip("/") + "/"):
+        if _reaches(path, output):
             raise RequestError(
                 f"output {output} lies inside the pool {path}, so that the results would become samples: put"
                 " one of them elsewhere"
@@ -73,6 +76,34 @@ def open_pool(config: Config) -> Pool:
     )
     parts = source.parts()
     return Pool(source, modality, parts, _fingerprint(where, parts))
+
+
+def _reaches(path: str, output: str) -> bool:
+    """Whether results in the folder ``output`` would be files of the pool at ``path``.
+
+    Links are followed on both sides. Of a glob, the part before its first wildcard is a folder, and the
+    rest is compared component by component.
+    """
+    parts = path.rstrip("/").split("/")
+    wild = next((i for i, part in enumerate(parts) if has_magic(part)), len(parts))
+    if "://" not in path and os.path.exists(path):  # noqa: PTH110 - a name may have brackets
+        wild = len(parts)
+    base, pattern = _real("/".join(parts[:wild]) or "/").rstrip("/"), parts[wild:]
+    output = _real(output)
+    if not f"{output}/".startswith(f"{base}/"):
+        return False
+    if not pattern:
+        return True
+    for depth, folder in enumerate(part for part in output[len(base) :].split("/") if part):
+        if "**" in pattern[depth]:
+            return True
+        if depth == len(pattern) - 1 or not fnmatchcase(folder, pattern[depth]):
+            return False  # the last component names files
+    return True
+
+
+def _real(path: str) -> str:
+    return path if "://" in path else os.path.realpath(path)
 
 
 def is_embedded(pool: Pool) -> bool:

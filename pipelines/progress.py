@@ -48,18 +48,21 @@ class Progress:
         self._bars: Bars | None = None
         self._stage = ""
 
-    def start(self, stage: str, total: int | None, unit: str) -> None:
-        """Open the bar of a stage that has ``total`` of ``unit`` to do (None: nobody knows)."""
+    def start(self, stage: str, total: int | None, unit: str, done: int = 0) -> None:
+        """Open the bar of a stage that has ``total`` of ``unit`` to do (None: nobody knows).
+
+        ``done`` of them were done by an earlier attempt: they are shown, but are no part of the rate.
+        """
         self.finish()
         self._stage, self._total, self._unit = stage, total, unit
-        self._done, self._note = 0, ""
+        self._done, self._before, self._note = done, done, ""
         self._began = self._last_line = time.monotonic()
-        self._log("start", total=total, unit=unit)
+        self._log("start", total=total, unit=unit, done=done)
         if self._console.is_terminal:
             columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), _Rate())
             times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"))
             self._bars = Bars(*columns, *times, console=self._console)
-            self._task = self._bars.add_task(stage, total=total, unit=unit, note="")
+            self._task = self._bars.add_task(stage, total=total, completed=done, unit=unit, note="")
             self._bars.start()
 
     def advance(self, n: int = 1, note: str = "") -> None:
@@ -92,7 +95,7 @@ class Progress:
 
     def _line(self, over: bool = False) -> str:
         seconds = time.monotonic() - self._began
-        rate = self._done / seconds if seconds > 0 else 0.0
+        rate = (self._done - self._before) / seconds if seconds > 0 else 0.0
         line = f"{self._stage}: {self._done:,}"
         if self._total:
             line += f" of {self._total:,}"

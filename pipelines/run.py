@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +18,7 @@ from pipelines.export import check_formats, export
 from pipelines.manifest import (
     Basis,
     Manifest,
+    delete_begun,
     delete_manifest,
     read_begun,
     read_manifest,
@@ -28,18 +26,12 @@ from pipelines.manifest import (
     write_begun,
     write_manifest,
 )
+from pipelines.owner import CONFIG, IN_JOB, OWNER, alone, check_owner, settled_paths
 from pipelines.pool import Pool, check_numbers, is_embedded, open_pool
 from pipelines.progress import Progress
 from pipelines.settle import build, decide, device_of, is_settled, recall
 from pipelines.startup import start
 from pipelines.store import Store, is_absolute
-
-CONFIG = "config.yaml"
-LOCK = ".lock"
-IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set in the driver of a submitted job, whose working directory is a temporary copy."""
-OWNER = ("modality", "source.path", "source.format", "source.column", "source.id_column")
-"""The keys that say which pool a run directory belongs to."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +43,22 @@ class Stage:
         folder: Holds its manifest.
         outputs: Everything that it writes.
         after: The stage whose results it reads, which in turn stands for those before.
+        resumable: It goes on from the parts that are there. Any other begins with empty outputs, or files
+            of a killed attempt would stay among its own.
     """
 
     name: str
     folder: str
     outputs: tuple[str, ...]
     after: str | None
+    resumable: bool = False
 
 
 STAGES = (
-    Stage("embed", "embeddings", ("rejected/embed", "encoder", "embeddings"), None),
+    Stage("embed", "embeddings", ("rejected/embed", "encoder", "embeddings"), None, resumable=True),
     Stage("cluster", "tree", ("tree",), "embed"),
     Stage("sample", "curated", ("curated",), "cluster"),
-    Stage("export", "export", ("export",), "sample"),
+    Stage("export", "export", ("export",), "sample", resumable=True),
     Stage("report", "report", ("report.html", "metrics.json", "report"), "sample"),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
@@ -98,7 +93,8 @@ class Runner:
 
     def __init__(self, config: Config, *, debug: bool = False) -> None:
         self._store = Store(config.output or "")
-        _check_owner(config, self._store)
+        config = settled_paths(config)
+        check_owner(config, self._store)
         self._pool: Pool = open_pool(config)
         check_numbers(config, self._pool.size, "samples in the pool")
         check_formats(config, self._pool)
@@ -114,7 +110,9 @@ class Runner:
     def run(self, stages: tuple[str, ...]) -> None:
         """Do ``stages``; see `run`."""
         self._check_upstream(stages[0])
-        with _alone(self._store):
+        if {"cluster", "sample"} & set(stages):
+            self._check_left()
+        with alone(self._store):
             self._write_config()
             if IN_JOB in os.environ and not is_absolute(self._config.output or ""):
                 self._progress.say(
@@ -133,6 +131,8 @@ class Runner:
         if done and not basis.changes(done.basis):
             self._progress.say(f"{stage.name}: kept, nothing changed since it finished ({done.finished})")
             return
+        if stage.name in ("cluster", "sample"):
+            self._check_left()
         self._make_ready()
         self._clear(stage, basis, done)
         began = time.monotonic()
@@ -162,12 +162,19 @@ class Runner:
             return report(config, store, progress)
         from pipelines.cluster import cluster
 
-        embedded = read_manifest(store, BY_NAME["embed"].folder)
-        if embedded:
-            check_numbers(
-                config, int(embedded.counts["embedded"]), "samples left to cluster after the rejects"
-            )
         return cluster(config, store, progress)
+
+    def _check_left(self) -> None:
+        """Refuse what the embedded samples cannot give, while the results of an earlier request are there.
+
+        Raises:
+            RequestError: More clusters than samples are left, or a target that they cannot fill.
+        """
+        stage = BY_NAME["embed"]
+        done = read_manifest(self._store, stage.folder)
+        if done and not self._basis(stage).changes(done.basis):
+            left = int(done.counts["embedded"])
+            check_numbers(self._config, left, "samples left to cluster after the rejects")
 
     def _make_ready(self) -> None:
         """Start Ray and settle what is auto, once and only when there is something to do."""
@@ -184,11 +191,14 @@ class Runner:
         if done:
             self._progress.say(f"{stage.name}: done again, because {'; '.join(basis.changes(done.basis))}")
             delete_manifest(self._store, stage.folder)
-        if begun is not None and not basis.changes(begun):
+        changes = basis.changes(begun) if begun is not None else []
+        if begun is not None and not changes and stage.resumable:
             self._progress.say(f"{stage.name}: resumed")
             return
         if begun is not None and not done:
-            self._progress.say(f"{stage.name}: begun anew, because {'; '.join(basis.changes(begun))}")
+            why = "; ".join(changes) or "it was stopped before it was done"
+            self._progress.say(f"{stage.name}: begun anew, because {why}")
+        delete_begun(self._store, stage.folder)  # first: while it is there, the parts are trusted
         for output in stage.outputs:
             self._store.delete(output)
         write_begun(self._store, stage.folder, basis)
@@ -215,7 +225,8 @@ class Runner:
             inputs = {f"result of {stage.after}": upstream.fingerprint if upstream else "none"}
         if stage.name == "embed":
             inputs = {"pool": self._pool.fingerprint}
-            values["encoder.device"] = device_of(self._config)
+            undecided = self._config.encoder.num_gpus == "auto"
+            values["encoder.device"] = "auto" if undecided else device_of(self._config)
             encoder = [f"encoder.{name}" for name in ("model", "batch_size", "dtype", "device")]
             keys = [*OWNER, *(["cluster.distance"] if self._embedded else encoder)]
             keys += ["seed"] if self._learns else []
@@ -236,58 +247,3 @@ class Runner:
         header = "".join(f"# {name} {version}\n" for name, version in versions().items())
         body = yaml.safe_dump(self._config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         self._store.write_bytes(CONFIG, (header + body).encode())
-
-
-def _check_owner(config: Config, store: Store) -> None:
-    """Refuse a directory that is not a run of this pool.
-
-    Raises:
-        RequestError: It holds a run of another pool, or something else altogether.
-    """
-    if not store.exists(CONFIG):
-        names = [n["name"].rsplit("/", 1)[-1] for n in _entries(store)]
-        if any(not name.startswith(".") for name in names):
-            raise RequestError(
-                f"output {store.url} is not empty and is no run directory (it has no {CONFIG}): choose"
-                " another output, or empty it"
-            )
-        return
-    old = yaml.safe_load(store.read_bytes(CONFIG)) or {}
-    for key, value, _ in entries(config):
-        section, _, name = key.rpartition(".")
-        before = (old.get(section) or {}).get(name) if section in old or section else old.get(name)
-        if key in OWNER and before != value:
-            raise RequestError(
-                f"the run directory {store.url} belongs to another pool: its {key} is {before!r}, and now"
-                f" it is {value!r}: choose another output, or delete that directory"
-            )
-
-
-def _entries(store: Store) -> list[dict[str, Any]]:
-    try:
-        return list(store.filesystem.ls(store.path(""), detail=True))
-    except FileNotFoundError:
-        return []
-    except NotADirectoryError as error:
-        raise RequestError(f"output {store.url} is a file: name a folder") from error
-
-
-@contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Hold the run directory, where it is on a local disk; the lock ends with the process.
-
-    Raises:
-        RequestError: Another process holds it.
-    """
-    if store.local is None:
-        yield
-        return
-    store.local.mkdir(parents=True, exist_ok=True)
-    with (store.local / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RequestError(
-                f"another evenset is at work in {store.url}: wait for it, or stop it"
-            ) from error
-        yield

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from curation.errors import CurationError
 from curation.sampling import Drawn, budgets, draw, leaf_candidates, preferences
 from curation.tree import Level, Tree
-from pipelines.blocks import part_index, part_name
-from pipelines.cluster import part_keys
+from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.errors import RunError
 from pipelines.progress import Progress
@@ -82,7 +81,7 @@ def read_tree(store: Store) -> Tree:
 @ray.remote(num_cpus=1)
 def _offer(store: Store, part: str, wanted: NDArray[np.int64], within: Any, seed: int) -> Offer:
     table = store.read_table(part, ["key", "cluster", "distance"])
-    leaf, keys = table.column("cluster").to_numpy(), part_keys(table)
+    leaf, keys = table.column("cluster").to_numpy(), keys_in(table["key"])
     values = preferences(within, seed, keys, table.column("distance").to_numpy())
     rows = leaf_candidates(leaf, values, keys, wanted)
     return leaf[rows], values[rows], keys[rows], np.full(len(rows), part_index(part)), rows

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from pipelines.errors import RequestError
 from pipelines.manifest import Manifest, read_begun, read_manifest
-from pipelines.run import BY_NAME, CONFIG, STAGES, Stage
+from pipelines.owner import CONFIG
+from pipelines.run import BY_NAME, STAGES, Stage
 from pipelines.store import Store
 
 REASONS_SHOWN = 10

@@ -41,7 +41,7 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = absolute(url).rstrip("/")
+        self.url = absolute(url).rstrip("/") or "/"
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -60,7 +60,7 @@ class Store:
     def path(self, rel: str) -> str:
         """The path of ``rel`` in the filesystem's own words (without the protocol)."""
         root: str = fsspec.core.url_to_fs(self.url)[1]
-        return f"{root}/{rel}" if rel else root
+        return f"{root.rstrip('/')}/{rel}" if rel else root
 
     def exists(self, rel: str) -> bool:
         """Whether there is a file or folder at ``rel``."""
@@ -144,7 +144,12 @@ def _full_disk_told(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
-        raise RunError(
-            f"the disk is full: {path} could not be written: make room, and run the same command again to go"
-            " on from here"
-        ) from error
+        raise disk_full(path) from error
+
+
+def disk_full(path: Path) -> RunError:
+    """The sentence for a disk on which ``path`` found no room."""
+    return RunError(
+        f"the disk is full: {path} could not be written: make room, and run the same command again to go on"
+        " from here"
+    )

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 
-from curation.chance import keys_from_buffer
+from pipelines.blocks import keys_in
 from pipelines.encode import EMBEDDINGS
 from pipelines.store import Store
 
@@ -40,12 +40,6 @@ def find_duplicate(store: Store, rows: int) -> tuple[str, list[str]] | None:
     look = ray.remote(_look_up)
     rows_with_it = [row for answer in ray.get([look.remote(store, g, key) for g in groups]) for row in answer]
     return rows_with_it[0][0], [uri for _, uri in rows_with_it]
-
-
-def keys_in(column: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """A ``key`` column as keys (n, 2), as `curation.chance.keys_of` makes them."""
-    flat = [memoryview(chunk.buffers()[1])[chunk.offset * 16 :][: len(chunk) * 16] for chunk in column.chunks]
-    return keys_from_buffer(b"".join(flat))
 
 
 def _spread(

@@ -15,16 +15,18 @@ from modalities.sources.parquet import (
     SUFFIXES,
     check_ids,
     open_parquet,
+    read_ids,
     read_slice,
     require_column,
     slices,
 )
-from modalities.sources.paths import READ_ERRORS, Listing, Root
+from modalities.sources.paths import READ_ERRORS, File, Listing, Root, printable
 
 PART_ROWS = 16_384
 """Rows of a part at most: vectors are small, and there is nothing to encode."""
 
 Vectors = NDArray[np.float16] | NDArray[np.float32]
+Reasons = list[str | None]
 
 
 class EmbeddingsSource(Source):
@@ -53,7 +55,7 @@ class EmbeddingsSource(Source):
         self._column = column or "embedding"
         self._id_column = id_column or "id"
         self._part_rows = part_rows
-        arrays = [file.name for file in listing.having([".npy"]) if _is_array(self._root, file.name)]
+        arrays = [file.name for file in listing.having([".npy"]) if _is_array(self._root, file)]
         tables = [file.name for file in listing.having(SUFFIXES) if file.name not in arrays]
         if bool(arrays) == bool(tables):
             found = "both .npy and Parquet files" if arrays else "neither a .npy nor a Parquet file"
@@ -89,15 +91,16 @@ class EmbeddingsSource(Source):
         """Not available: the pool holds embeddings, not samples."""
         raise ModalityError(f"The pool {self._root.url!r} holds embeddings; it has no samples to read.")
 
-    def read_vectors(self, part: Part) -> tuple[list[str], list[str], Vectors]:
+    def read_vectors(self, part: Part) -> tuple[list[str], list[str], Vectors, Reasons]:
         """Read the rows of a part as they are stored.
 
         Returns:
-            The ids, the uris, and the embeddings (n, dim) in `dtype`. A Parquet row that is null or of
-            another length is all NaN.
+            The ids, the uris, the embeddings (n, dim) in `dtype`, and for each row None or the reason why it
+            cannot be used: its id is null or not valid UTF-8 (then ``path#row`` stands for it), or its
+            embedding is null or of another length (then it is all NaN).
 
         Raises:
-            ModalityError: the file was damaged or removed since it was listed, or an id is null.
+            ModalityError: the file was damaged or removed since it was listed.
         """
         return self._read_table(part.spec) if "row_group" in part.spec else self._read_array(part.spec)
 
@@ -117,7 +120,7 @@ class EmbeddingsSource(Source):
             spec = {"file": name, "start": start, "stop": stop, "offset": offset, "dtype": dtype.str}
             self._parts.append(Part(len(self._parts), spec))
 
-    def _read_array(self, spec: dict[str, Any]) -> tuple[list[str], list[str], Vectors]:
+    def _read_array(self, spec: dict[str, Any]) -> tuple[list[str], list[str], Vectors, Reasons]:
         name, start, stop = spec["file"], spec["start"], spec["stop"]
         dtype = np.dtype(spec["dtype"])
         fs, path = self._root.join(name)
@@ -132,8 +135,14 @@ class EmbeddingsSource(Source):
             raise ModalityError(f"{self._root.uri(name)} is shorter than its header says.")
         vectors = np.frombuffer(data, dtype).reshape(stop - start, self._dim).astype(self._dtype)
         uri = self._root.uri(name)
-        ids = [f"{name}#{row}" if self._several else str(row) for row in range(start, stop)]
-        return ids, [f"{uri}#{row}" for row in range(start, stop)], vectors
+        label = f"{printable(name)}#" if self._several else ""
+        rows = range(start, stop)
+        return (
+            [f"{label}{row}" for row in rows],
+            [f"{uri}#{row}" for row in rows],
+            vectors,
+            [None] * len(rows),
+        )
 
     def _add_table(self, name: str) -> None:
         file = open_parquet(self._root, name)
@@ -162,22 +171,22 @@ class EmbeddingsSource(Source):
             raise ModalityError(f"{name}: column {self._column!r} holds no embedding, only nulls.")
         return 0
 
-    def _read_table(self, spec: dict[str, Any]) -> tuple[list[str], list[str], Vectors]:
+    def _read_table(self, spec: dict[str, Any]) -> tuple[list[str], list[str], Vectors, Reasons]:
         name = spec["file"]
         try:
             table = read_slice(self._root, spec, [self._id_column, self._column])
         except (*READ_ERRORS, pa.ArrowException) as error:
             raise ModalityError(f"{self._root.uri(name)} cannot be read: {error}.") from error
         first = spec["first"] + spec["start"]
-        ids = table.column(self._id_column).to_pylist()
-        if None in ids:
-            row = first + ids.index(None)
-            raise ModalityError(f"{self._root.uri(name)}#{row}: the id column {self._id_column!r} is null.")
-        uri = self._root.uri(name)
-        vectors = self._matrix(table.column(self._column))
-        return [str(i) for i in ids], [f"{uri}#{first + i}" for i in range(len(ids))], vectors
+        uri, label = self._root.uri(name), printable(name)
+        vectors, reasons = self._matrix(table.column(self._column))
+        ids: list[str] = []
+        for i, (id, wrong) in enumerate(read_ids(table, self._id_column)):
+            ids.append(f"{label}#{first + i}" if id is None else id)
+            reasons[i] = wrong or reasons[i]
+        return ids, [f"{uri}#{first + i}" for i in range(len(ids))], vectors, reasons
 
-    def _matrix(self, column: pa.ChunkedArray) -> Vectors:
+    def _matrix(self, column: pa.ChunkedArray) -> tuple[Vectors, Reasons]:
         array = column.combine_chunks()
         if isinstance(array, pa.ChunkedArray):
             array = pa.concat_arrays(array.chunks)
@@ -185,21 +194,32 @@ class EmbeddingsSource(Source):
             array = array.storage
         matrix: Vectors = np.full((len(array), self._dim), np.nan, dtype=self._dtype)
         lengths = array.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False)
+        lengths = np.where(array.is_valid().to_numpy(zero_copy_only=False), lengths, -1)
         whole = lengths == self._dim
         # flatten() leaves out nulls, so the values of the whole rows are consecutive.
         kept = array.filter(pa.array(whole))
         values = kept.flatten().to_numpy(zero_copy_only=False)
         matrix[whole] = values.reshape(-1, self._dim)
-        return matrix
+        reasons: Reasons = [None] * len(array)
+        for row in np.flatnonzero(~whole):
+            length = int(lengths[row])
+            reasons[row] = (
+                "The embedding is null."
+                if length < 0
+                else f"The embedding has {length} dimensions, not {self._dim}."
+            )
+        return matrix, reasons
 
 
-def _is_array(root: Root, name: str) -> bool:
-    fs, path = root.join(name)
+def _is_array(root: Root, file: File) -> bool:
+    if file.suffix == ".npy":
+        return True  # and if it is none after all, its header says what is wrong
+    fs, path = root.join(file.name)
     try:
         with fs.open(path, "rb") as stream:
             return bool(stream.read(6) == b"\x93NUMPY")
     except READ_ERRORS as error:
-        raise ModalityError(f"{root.uri(name)} cannot be read: {error}.") from error
+        raise ModalityError(f"{root.uri(file.name)} cannot be read: {error}.") from error
 
 
 def _array_header(root: Root, name: str) -> tuple[tuple[int, int], np.dtype[Any], int]:
@@ -207,6 +227,9 @@ def _array_header(root: Root, name: str) -> tuple[tuple[int, int], np.dtype[Any]
     uri = root.uri(name)
     fs, path = root.join(name)
     try:
+        size = fs.size(path)
+        if size == 0:
+            raise ModalityError(f"{uri} is empty: it has 0 bytes.")
         with fs.open(path, "rb") as stream:
             version = np.lib.format.read_magic(stream)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else (
@@ -214,7 +237,6 @@ def _array_header(root: Root, name: str) -> tuple[tuple[int, int], np.dtype[Any]
             )  # fmt: skip
             shape, fortran, dtype = header(stream)
             offset = stream.tell()
-        size = fs.size(path)
     except (*READ_ERRORS, ValueError) as error:
         raise ModalityError(f"{uri} cannot be read as .npy: {error}.") from error
     if len(shape) != 2 or not shape[1]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from modalities.base import Modality, ModalityError, Part, Record, Source
 from modalities.sources.files import PART_BYTES, PART_ROWS
-from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
+from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files, printable
 from modalities.sources.values import payload_of
 
 CHUNK = 8 * 2**20
@@ -83,7 +83,7 @@ class LinesSource(Source):
 
     def rejected(self, name: str, row: int, reason: str) -> Record:
         """Return the record of a line that cannot be used."""
-        return Record(f"{name}#{row}", f"{self._root.uri(name)}#{row}", None, reason)
+        return Record(f"{printable(name)}#{row}", f"{self._root.uri(name)}#{row}", None, reason)
 
 
 class JsonLinesSource(LinesSource):
@@ -134,9 +134,11 @@ class JsonLinesSource(LinesSource):
         value, reason = _json_object(line)
         if value is None:
             return self.rejected(name, row, reason)
-        identity = value.get(self._id_column) if self._id_column is not None else f"{name}#{row}"
+        identity = value.get(self._id_column) if self._id_column is not None else f"{printable(name)}#{row}"
         if isinstance(identity, bool) or not isinstance(identity, str | int):
             return self.rejected(name, row, f"The key {self._id_column!r} holds no string or integer.")
+        if printable(str(identity)) != str(identity):
+            return self.rejected(name, row, f"The key {self._id_column!r} holds no valid Unicode.")
         if self._column not in value:
             return self.rejected(name, row, f"The line has no key {self._column!r}.")
         payload, why = payload_of(value[self._column], self._kind, self._root, posixpath.dirname(name))
@@ -153,7 +155,7 @@ class TextLinesSource(LinesSource):
 
     def record(self, line: bytes, name: str, row: int) -> Record:
         """Take the line as it is; the modality judges it."""
-        return Record(f"{name}#{row}", f"{self._root.uri(name)}#{row}", line)
+        return Record(f"{printable(name)}#{row}", f"{self._root.uri(name)}#{row}", line)
 
 
 def _json_object(line: bytes) -> tuple[dict[str, Any] | None, str]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from modalities.base import Modality, ModalityError, Part, Record, Source
 from modalities.sources.files import PART_BYTES, PART_ROWS
-from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
+from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files, printable
 from modalities.sources.values import payload_of
 
 SUFFIXES = (".parquet", ".pq", ".parq")
@@ -74,6 +74,7 @@ class ParquetSource(Source):
         """Read the rows of a part; where a row group is damaged, all its rows are records with a reason."""
         spec = part.spec
         name = spec["file"]
+        label = printable(name)
         folder = posixpath.dirname(name)
         uri = self._root.uri(name)
         columns = [self._column] if self._id_column is None else [self._column, self._id_column]
@@ -82,17 +83,31 @@ class ParquetSource(Source):
         except (*READ_ERRORS, pa.ArrowException, ModalityError):
             reason = "The row group cannot be read: the Parquet file is damaged or gone."
             for row in range(spec["first"] + spec["start"], spec["first"] + spec["stop"]):
-                yield Record(f"{name}#{row}", f"{uri}#{row}", None, reason)
+                yield Record(f"{label}#{row}", f"{uri}#{row}", None, reason)
             return
-        ids = None if self._id_column is None else table.column(self._id_column).to_pylist()
+        ids = None if self._id_column is None else read_ids(table, self._id_column)
         for i, value in enumerate(table.column(self._column)):
             row = spec["first"] + spec["start"] + i
             where = f"{uri}#{row}"
-            if ids is not None and ids[i] is None:
-                yield Record(f"{name}#{row}", where, None, f"The id column {self._id_column!r} is null.")
+            id, wrong = (f"{label}#{row}", None) if ids is None else ids[i]
+            if id is None:
+                yield Record(f"{label}#{row}", where, None, wrong)
                 continue
             payload, why = payload_of(_value(value), self._kind, self._root, folder)
-            yield Record(f"{name}#{row}" if ids is None else str(ids[i]), where, payload, why)
+            yield Record(id, where, payload, why)
+
+
+def read_ids(table: pa.Table, name: str) -> list[tuple[str | None, str | None]]:
+    """Return for each row its id from the column `name`, or None and the reason why it has none."""
+    ids: list[tuple[str | None, str | None]] = []
+    for scalar in table.column(name):
+        try:
+            value = scalar.as_py()
+        except UnicodeDecodeError:
+            ids.append((None, f"The id column {name!r} is not valid UTF-8."))
+        else:
+            ids.append((None, f"The id column {name!r} is null.") if value is None else (str(value), None))
+    return ids
 
 
 def table_files(listing: Listing, suffixes: Sequence[str]) -> list[str]:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from curation import chance
 from curation.balance import balance
-from pipelines.blocks import part_index
-from pipelines.cluster import part_keys
+from pipelines.blocks import keys_in, part_index
 from pipelines.config import Config
 from pipelines.errors import RunError
 from pipelines.progress import Progress
@@ -101,7 +100,7 @@ def _read_curated(
         table = store.read_table(file, columns=["key", "repeats", "path"])
         copies += occupancy.copies_by_leaf(table, leaves)
         distinct += table.num_rows
-        few.offer(0, part_keys(table))
+        few.offer(0, keys_in(table["key"]))
         advance()
     if not distinct:
         raise RunError("there is no curated set to report on: run `sample` first")
@@ -134,7 +133,7 @@ def _read_pool(
     found = 0
     for file in files:
         part = part_index(file)
-        keys = part_keys(store.read_table(file, columns=["key"]))
+        keys = keys_in(store.read_table(file, columns=["key"])["key"])
         random.first_pass(keys)
         few.offer(part, keys)
         places = shown.locate(favoured, keys)
@@ -147,6 +146,6 @@ def _read_pool(
         )
     for file in files:
         table = store.read_table(file, columns=["key", "cluster"])
-        random.second_pass(part_keys(table), table.column("cluster").to_numpy())
+        random.second_pass(keys_in(table["key"]), table.column("cluster").to_numpy())
         advance()
     return random.counts(), [few.rows, curated.rows]

@@ -7,8 +7,11 @@ import time
 
 import numpy as np
 import pytest
+import yaml
+from ray.exceptions import RayTaskError
 
 import pipelines
+from pipelines.cli import explain
 from pipelines.errors import RequestError, RunError, causes
 from pipelines.store import Store
 
@@ -127,6 +130,47 @@ def test_an_output_inside_the_pool(refused, write_config, tmp_path):
     assert "lies inside the pool" in refused("run", write_config(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("path", "output"),
+    [
+        ("pool/*.npy", "pool"),
+        ("pool/**", "pool/run"),
+        ("pool/**/*.npy", "pool/deep/run"),
+        ("pool/*/x.npy", "pool/run"),
+        ("link", "pool/run"),
+        ("pool", "link/run"),
+        ("link/*/*.npy", "pool/run"),
+    ],
+)
+def test_an_output_inside_the_pool_by_a_link_or_a_glob(refused, write_config, tmp_path, path, output):
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "pool")
+    said = refused("run", write_config(tmp_path / path), f"output={tmp_path / output}")
+    assert "lies inside the pool" in said or "not empty" in said
+
+
+@pytest.mark.parametrize("path", ["pool/*.npy", "pool/a*/*.npy", "pool/[r]un.npy"])
+def test_an_output_beside_what_a_glob_finds(refused, write_config, tmp_path, path):
+    (tmp_path / "pool").mkdir()
+    assert "matches no file" in refused("run", write_config(tmp_path / path), f"output={tmp_path}/pool/run")
+
+
+def test_an_output_that_is_no_place_for_results(refused, write_config, vectors, tmp_path):
+    config = write_config(vectors)
+    assert "is a file" in refused("run", config, f"output={vectors}")
+    assert "below a file" in refused("run", config, f"output={vectors}/run")
+    assert "output / is no run directory" in refused("run", config, "output=/")
+    assert "cannot be written to" in refused("run", config, "output=/proc/evenset")
+
+
+@pytest.mark.parametrize("content", ["- 1\n", "a: [\n", "a: b\n", "source: x\nmodality: image\n", "", "\x00"])
+def test_a_foreign_config_in_the_output(refused, write_config, vectors, tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(content)
+    assert "is no run directory" in refused("run", write_config(vectors))
+    assert (tmp_path / "run/config.yaml").read_text() == content
+
+
 def test_embeddings_have_no_files(refused, write_config, vectors):
     assert "no files" in refused("run", write_config(vectors), "export.formats=[files]")
 
@@ -151,6 +195,33 @@ def test_a_run_directory_that_belongs_to_another_pool(evenset, refused, write_co
     assert sorted((tmp_path / "run").rglob("*")) == before
 
 
+def test_a_relative_path_belongs_to_the_folder_it_was_named_in(
+    evenset, refused, write_config, vectors, tmp_path, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    np.save(tmp_path / "elsewhere/pool.npy", blobs(200, seed=1))
+    config = write_config("pool.npy")
+    monkeypatch.chdir(tmp_path)
+    assert evenset("embed", config).code == 0
+    assert "embed: kept" in evenset("embed", config, f"source.path={vectors}").text
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "belongs to another pool" in refused("embed", config)
+    assert "embed: kept" in evenset("embed", config, "source.path=../pool.npy").text
+
+
+def test_a_job_ships_its_pool_to_another_folder_each_time(evenset, write_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    config = write_config("pool.npy")
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "pool.npy", blobs(200))
+        monkeypatch.chdir(tmp_path / folder)
+        done = evenset("embed", config)
+        assert done.code == 0, done
+    assert "embed: kept" in done.text
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["source"]["path"] == "pool.npy"
+
+
 def test_status_of_no_run(refused, tmp_path):
     assert "no run directory" in refused("status", tmp_path)
 
@@ -166,8 +237,8 @@ def test_no_cluster_at_the_address(write_config, vectors):
 
 def test_two_commands_on_one_run_directory(refused, write_config, vectors, tmp_path):
     holder = (
-        "import sys, time; from pipelines.run import _alone; from pipelines.store import Store\n"
-        "with _alone(Store(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pipelines.owner import alone; from pipelines.store import Store\n"
+        "with alone(Store(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", holder, tmp_path / "run"], stdout=subprocess.PIPE
@@ -183,6 +254,14 @@ def test_the_innermost_cause_is_what_is_told():
     outer = RunError("outer")
     outer.__cause__ = inner
     assert causes(outer) == [outer, inner]
+
+
+def test_what_a_worker_raised_is_told_without_the_traceback_of_ray():
+    raised = ValueError("boom\nand more")
+    wrapped = RayTaskError("step", "Traceback ...\n  File x\nValueError: boom", raised).as_instanceof_cause()
+    sentence, code = explain(wrapped)
+    assert sentence.startswith("ValueError: boom and more (this should not happen")
+    assert code == 1
 
 
 def test_a_sentence_survives_what_ray_adds_and_the_way_to_the_driver():

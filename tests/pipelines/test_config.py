@@ -1,5 +1,7 @@
 """The config: what is right is read exactly, and what is wrong is named with its place and a way out."""
 
+from pathlib import Path
+
 import pytest
 
 from pipelines.config import Config, described, entries, load_config
@@ -98,6 +100,16 @@ def test_an_empty_section_is_all_defaults(load):
         ("", ["sample.size=[1"], ["override sample.size=[1", "not YAML"]),
         ("source:\n  path: other\n", [], ["line 3", "line 1", "keep one"]),
         ("", ["source.path=null"], ["source.path is missing"]),
+        ("", ["sample.size=.inf"], ["sample.size", "inf is no size"]),
+        ("", ["sample.size=.nan"], ["sample.size", "nan is no size"]),
+        ("", ["sample.max_repeats=2147483648"], ["sample.max_repeats", "less than 2147483648"]),
+        ("encoder: &a\n  model: *a\n", [], ["line 4", "encoder.model is an alias"]),
+        ("encoder:\n  actors: &a [*a, 2]\n", [], ["line 4", "encoder.actors"]),
+        ("null: 3\n", [], ["line 3", "'null' is not a key"]),
+        ("sample:\n  1: 3\n", [], ["line 4", "'1' is not a key"]),
+        ("? [a, b]\n: 3\n", [], ["line 3", "is not a key"]),
+        ("", ["sample={1: 2}"], ["override sample={1: 2}", "1 is not a key"]),
+        ("", ["a.b.c=3"], ["override a.b.c=3: a is not a key"]),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place_and_a_way_out(load, text, overrides, said):
@@ -105,6 +117,15 @@ def test_what_is_wrong_is_named_with_its_place_and_a_way_out(load, text, overrid
         load(POOL + text, *overrides)
     for words in said:
         assert words in str(refusal.value)
+
+
+def test_the_page_on_configuration_is_what_the_command_lists():
+    page = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+    rows = [line.strip("| ").split(" | ", 2) for line in page.splitlines() if line.startswith("| `")]
+    listed = [line.split(maxsplit=1)[0] for line in described().splitlines()]
+    assert [key.strip("`") for key, _, _ in rows] == listed
+    for (key, default, meaning), line in zip(rows, described().splitlines(), strict=True):
+        assert line.split() == [*key.strip("`").split(), *default.strip("`").split(), *meaning.split()]
 
 
 def test_every_mistake_is_named_at_once(load):

@@ -1,4 +1,7 @@
 import ast
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -93,3 +96,20 @@ def test_the_random_draw_is_as_long_tailed_as_the_pool(digits):
         for some in (ids, [ids[row] for row in drawn])
     )
     assert demo.balance(draw).kl_to_uniform > 0.6 * demo.balance(pool).kl_to_uniform
+
+
+@pytest.mark.slow
+def test_the_whole_demo(tmp_path):
+    """As a newcomer runs it; it names the reports, and both pools went through every stage."""
+    command = [sys.executable, "-m", "pipelines", "demo"]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name, samples in (("digits", 442), ("docstrings", 20_000)):
+        run = tmp_path / "runs" / "demo" / "runs" / name
+        assert f"{run}/report.html" in done.stdout.replace("\n", "")
+        assert (run / "report.html").stat().st_size > 1_000_000
+        embedded = pq.read_table(run / "embeddings", columns=["id"]).num_rows
+        rejected = run / "rejected" / "embed"
+        assert embedded + (pq.read_table(rejected).num_rows if rejected.exists() else 0) == samples
+        assert f"{samples:,}" in done.stdout

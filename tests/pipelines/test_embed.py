@@ -12,9 +12,9 @@ from ray import cloudpickle
 
 from curation.chance import digests
 from curation.exact import normalize_rows
-from modalities.base import Part
+from modalities.base import Part, Record
 from pipelines import blocks, stream
-from pipelines.encode import matrix
+from pipelines.encode import matrix, nameable
 from pipelines.manifest import read_manifest
 from pipelines.store import Store
 
@@ -186,7 +186,7 @@ def test_a_pool_of_nothing_but_rejects(evenset, write_config, tmp_path, run):
     np.save(tmp_path / "pool.npy", np.full((30, 4), np.nan, np.float32))
     done = evenset("embed", write_config(tmp_path / "pool.npy"))
     assert done.code == 1
-    assert "all 30 samples" in done.text
+    assert "all 30 samples were rejected" in done.text
     assert "30 x The embedding has NaN" in done.text
     assert read_manifest(run, "embeddings") is None
 
@@ -203,6 +203,78 @@ def test_too_many_rejects_fail_and_a_higher_limit_goes_on(evenset, write_config,
     written = (run.local / "embeddings/part-00000.parquet").stat().st_mtime_ns
     assert evenset("embed", config, "limits.rejected=0.6").code == 0
     assert (run.local / "embeddings/part-00000.parquet").stat().st_mtime_ns == written
+
+
+def test_a_pool_of_nothing_but_bad_images_says_why(evenset, write_config, tmp_path, run):
+    (tmp_path / "pool").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "pool" / f"{name}.png").write_text("this is no image")
+    (tmp_path / "pool/c.png").touch()
+    done = evenset("embed", write_config(tmp_path / "pool"), "sample.size=1")
+    assert done.code == 1, done
+    assert "all 3 samples were rejected: 2 x The file is not an image" in done.text
+    assert "1 x The file is empty" in done.text
+    assert read_manifest(run, "embeddings") is None
+
+
+def test_samples_that_cannot_be_named_are_rejected_alone(evenset, write_config, tmp_path, run, digits):
+    names = pa.array([b"\xff\xfe", None, *(b"digit %d" % i for i in range(20))], pa.binary())
+    names = pa.Array.from_buffers(pa.string(), 22, names.buffers())
+    pq.write_table(pa.table({"name": names, "image": digits[:22]}), tmp_path / "digits.parquet")
+    source = {"format": "parquet", "column": "image", "id_column": "name"}
+    done = evenset("embed", write_config(tmp_path / "digits.parquet", source=source))
+    assert done.code == 0, done
+    assert rows_of(run, "embeddings").keys() == {f"digit {i}" for i in range(20)}
+    assert rejects(run).keys() == {"digits.parquet#0", "digits.parquet#1"}
+    assert "not valid UTF-8" in rejects(run)["digits.parquet#0"]
+
+
+def test_ragged_and_unnamed_embeddings_have_reasons_of_their_own(evenset, write_config, tmp_path, run):
+    names = pa.array([b"\xff\xfe", b"a", b"b", b"c", b"d", b"e", b"f"], pa.binary())
+    names = pa.Array.from_buffers(pa.string(), 7, names.buffers())
+    rows = [[1.0, 2.0], [3.0], None, [np.nan, 1.0], [1.0, 4.0], [1.0, 5.0], [2.0, 6.0]]
+    pq.write_table(pa.table({"id": names, "embedding": rows}), tmp_path / "pool.parquet")
+    config = write_config(tmp_path / "pool.parquet", source={"format": "embeddings"})
+    done = evenset("embed", config, "sample.size=1", "limits.rejected=0.6")
+    assert done.code == 0, done
+    assert rejects(run) == {
+        "pool.parquet#0": "The id column 'id' is not valid UTF-8.",
+        "a": "The embedding has 1 dimensions, not 2.",
+        "b": "The embedding is null.",
+        "c": "The embedding has NaN or infinite values.",
+    }
+
+
+def test_a_record_that_no_table_can_name_is_rejected():
+    assert nameable(Record("a", "/a", b"x")) == Record("a", "/a", b"x")
+    bad = nameable(Record("\ud800", "/b", b"x"))
+    assert (bad.id, bad.payload) == ("\\ud800", None)
+    assert "Unicode" in bad.reason
+
+
+def test_a_part_that_does_not_add_up_is_read_anew(evenset, write_config, tmp_path, run):
+    vectors = blobs(40)
+    vectors[3] = np.nan
+    np.save(tmp_path / "pool.npy", vectors)
+    config = write_config(tmp_path / "pool.npy")
+    assert evenset("embed", config).code == 0
+    run.delete("embeddings/_manifest.json")
+    run.delete("rejected")
+    failed = evenset("embed", config)
+    assert failed.code == 1
+    assert "39 were embedded and 0 rejected" in failed.text
+    assert "run the same command again" in failed.text
+    assert evenset("embed", config).code == 0
+    assert rejects(run).keys() == {"3"}
+
+
+def test_another_encoder_is_named_as_it_was_asked_for(evenset, write_config, tmp_path, digits):
+    source = write_images(tmp_path / "digits.parquet", digits[:40], 40)
+    config = write_config(tmp_path / "digits.parquet", source=source, cluster={"n_clusters": [4, 2]})
+    assert evenset("embed", config).code == 0
+    stale = evenset("cluster", config, "encoder.model=open_clip:ViT-B-32/laion2b_s34b_b79k")
+    assert stale.code == 2
+    assert "encoder.device cpu -> auto" in stale.text
 
 
 def test_an_encoder_without_weights_is_a_bad_request(evenset, write_config, tmp_path, digits):

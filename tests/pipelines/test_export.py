@@ -13,23 +13,27 @@ from pipelines.store import Store
 
 from .conftest import blobs, rows_of, write_vectors
 
-SUFFIXES = (".png", ".jpg", ".txt")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".txt")
 NASTY = st.text(st.sampled_from("ab./\\~_\x00\n é-A#"), min_size=1, max_size=12)
+NEAR = st.lists(st.sampled_from(["a", "a~", *SUFFIXES, ".PNG", "/"]), min_size=1, max_size=4).map("".join)
 
 
-IDS = st.lists(NASTY | st.text(min_size=1), min_size=2, max_size=6, unique=True)
+IDS = st.lists(NASTY | NEAR | st.text(min_size=1), min_size=2, max_size=6, unique=True)
 
 
 @given(IDS, st.sampled_from(SUFFIXES))
 def test_names_stay_in_the_folder_and_differ(ids, suffix):
     names = [file_name(id, suffix, SUFFIXES) for id in ids]
+    # a name may itself be the id of another sample
+    names += [file_name(name, suffix, SUFFIXES) for name in set(names) - set(ids)]
     assert len(set(names)) == len(names)
     folders = {
         "/".join(name.split("/")[:depth]) for name in names for depth in range(1, len(name.split("/")))
     }
     assert not folders & set(names)
     for name in names:
-        assert PurePosixPath(name).suffix == suffix or name.lower().endswith(suffix)
+        ending = PurePosixPath(name).suffix.lower()
+        assert any({ending, suffix} <= kind for kind in ({suffix}, {".jpg", ".jpeg"}, {".tif", ".tiff"}))
         components = name.split("/")
         assert not name.startswith("/")
         assert all(c not in ("", ".", "..") and not c.startswith(".") for c in components)
@@ -37,12 +41,10 @@ def test_names_stay_in_the_folder_and_differ(ids, suffix):
 
 
 def test_tidy_ids_keep_their_names():
-    for id, name in {
-        "a/b.png": "a/b.png",
-        "a/b.jpeg": "a/b.jpeg.png",
-        "x.parquet#12": "x.parquet#12.png",
-    }.items():
-        assert file_name(id, ".png", SUFFIXES) == name
+    for id, suffix in {"a/b.png": ".png", "x.jpeg": ".jpg", "x.tif": ".tiff", "x.JPG": ".jpg"}.items():
+        assert file_name(id, suffix, SUFFIXES) == id
+    for id, name in {"a/b.jpeg": "a/b.jpeg~", "x.parquet#12": "x.parquet#12~", "a": "a~"}.items():
+        assert file_name(id, ".png", SUFFIXES).startswith(name)
 
 
 def test_images_in_every_form(evenset, write_config, tmp_path, digits):

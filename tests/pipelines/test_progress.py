@@ -37,3 +37,12 @@ def test_a_terminal_gets_a_bar():
     progress.finish()
     assert "cluster" in shown.getvalue()
     assert "3/3" in shown.getvalue()
+
+
+def test_what_an_earlier_attempt_did_is_no_part_of_the_rate():
+    shown = io.StringIO()
+    progress = Progress(None, Console(file=shown, width=100))
+    progress.start("embed", 1000, "samples", done=1000)
+    progress.finish()
+    assert "embed: 1,000 of 1,000 samples" in shown.getvalue()
+    assert "a second" not in shown.getvalue()

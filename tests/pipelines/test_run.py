@@ -165,6 +165,74 @@ def test_too_few_samples_are_left_after_the_rejects(evenset, write_config, tmp_p
     assert "35 samples" in done.text
 
 
+def files_in(folder):
+    """Every file of a folder but the log and the lock, with its content."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "log.jsonl"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_request_that_cannot_be_met_costs_nothing_that_is_there(evenset, write_config, tmp_path):
+    vectors = blobs(60)
+    vectors[:25] = np.nan
+    np.save(tmp_path / "pool.npy", vectors)
+    config = write_config(tmp_path / "pool.npy", cluster={"n_clusters": [10, 3]}, sample={"size": 6})
+    assert evenset("run", config).code == 0
+    before = files_in(tmp_path / "run")
+    for stage, wish in (
+        ("run", "sample.size=36"),
+        ("sample", "sample.size=36"),
+        ("run", "cluster.n_clusters=[36,3]"),
+        ("cluster", "cluster.n_clusters=[36,3]"),
+    ):
+        refused = evenset(stage, config, wish)
+        assert refused.code == 2, refused
+        assert "35 samples left" in refused.text
+    assert files_in(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(("stage", "folder"), [("cluster", "tree/level-1/centroids"), ("sample", "curated")])
+def test_a_stage_that_cannot_resume_begins_with_empty_folders(evenset, write_config, tmp_path, stage, folder):
+    np.save(tmp_path / "pool.npy", blobs(200))
+    config = write_config(tmp_path / "pool.npy", cluster={"n_clusters": [10, 3]}, sample={"size": 20})
+    for name in ("embed", "cluster", "sample"):
+        assert evenset(name, config).code == 0
+    run = Store(str(tmp_path / "run"))
+    before = rows_of(run, folder, "cluster" if stage == "cluster" else "id")
+    # as after a kill before the manifest, of an attempt that wrote more parts than the next one
+    run.delete(f"{BY_NAME[stage].folder}/_manifest.json")
+    run.write_table(f"{folder}/part-00007.parquet", run.read_table(f"{folder}/part-00000.parquet"))
+    again = evenset(stage, config)
+    assert again.code == 0, again
+    assert "begun anew, because it was stopped" in again.text
+    assert run.list(folder) == [f"{folder}/part-00000.parquet"]
+    assert rows_of(run, folder, "cluster" if stage == "cluster" else "id") == before
+
+
+@pytest.mark.parametrize("output", BY_NAME["embed"].outputs)
+def test_a_kill_while_old_results_are_deleted(evenset, write_config, tmp_path, monkeypatch, output):
+    vectors = blobs(60)
+    vectors[:5] = np.nan
+    np.save(tmp_path / "pool.npy", vectors)
+    config, run = write_config(tmp_path / "pool.npy"), Store(str(tmp_path / "run"))
+    assert evenset("embed", config).code == 0
+    before = rows_of(run, "embeddings"), rows_of(run, "rejected/embed")
+
+    class Killed(Exception):
+        pass
+
+    def delete(store, rel, whole=Store.delete):
+        whole(store, rel)
+        if rel == output:
+            raise Killed
+
+    with monkeypatch.context() as until:
+        until.setattr(Store, "delete", delete)
+        assert "Killed" in evenset("embed", config, "cluster.distance=cosine").text
+    done = evenset("embed", config)
+    assert done.code == 0, done
+    assert (rows_of(run, "embeddings"), rows_of(run, "rejected/embed")) == before
+
+
 def embedding(run):
     return 3 <= len(run.list("embeddings")) < 24
 

@@ -17,8 +17,12 @@ def source(path, **options):
 
 
 def everything(pool):
-    ids, uris, vectors = zip(*(pool.read_vectors(part) for part in pool.parts()), strict=True)
+    ids, uris, vectors, _ = zip(*(pool.read_vectors(part) for part in pool.parts()), strict=True)
     return [i for part in ids for i in part], [u for part in uris for u in part], np.concatenate(vectors)
+
+
+def reasons(pool):
+    return [reason for part in pool.parts() for reason in pool.read_vectors(part)[3]]
 
 
 @given(
@@ -72,6 +76,14 @@ def test_a_cut_file_is_refused(tmp_path):
         source(tmp_path)
 
 
+def test_a_file_without_a_byte_is_refused_and_not_passed_over(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((10, 4), np.float32))
+    (tmp_path / "b.npy").touch()
+    for path in (tmp_path, tmp_path / "b.npy"):
+        with pytest.raises(ModalityError, match=r"b\.npy is empty: it has 0 bytes"):
+            source(path)
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -99,7 +111,7 @@ def test_parquet_lists(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 2)])
-def test_null_and_ragged_rows_are_nan(kind, tmp_path):
+def test_null_and_ragged_rows_are_nan_and_say_so(kind, tmp_path):
     fixed = pa.types.is_fixed_size_list(kind)
     rows = [[1, 2], None, [3, 4] if fixed else [3], [5, 6]]
     pq.write_table(pa.table({"id": range(4), "embedding": pa.array(rows, kind)}), tmp_path / "x.parquet")
@@ -107,6 +119,24 @@ def test_null_and_ragged_rows_are_nan(kind, tmp_path):
     good = [0, 2, 3] if fixed else [0, 3]
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(vectors).all(axis=1)), good)
     np.testing.assert_array_equal(vectors[good], [rows[row] for row in good])
+    ragged = None if fixed else "The embedding has 1 dimensions, not 2."
+    assert reasons(source(tmp_path)) == [None, "The embedding is null.", ragged, None]
+
+
+def test_rows_that_cannot_be_named_are_rejected_alone(tmp_path):
+    bad = not_utf8([b"\xff\xfe", b"a", None])
+    pq.write_table(pa.table({"id": bad, "embedding": [[1.0], [2.0], [3.0]]}), tmp_path / "x.parquet")
+    assert everything(source(tmp_path))[0] == ["x.parquet#0", "a", "x.parquet#2"]
+    found = reasons(source(tmp_path))
+    assert found[1] is None
+    assert "not valid UTF-8" in found[0]
+    assert "'id' is null" in found[2]
+
+
+def not_utf8(values):
+    """A column of strings with these bytes, valid or not."""
+    column = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(column), column.buffers())
 
 
 def test_bad_requests_are_named(tmp_path):
@@ -119,9 +149,6 @@ def test_bad_requests_are_named(tmp_path):
     pq.write_table(pa.table({"id": ["a"], "embedding": [[1]]}), path)
     with pytest.raises(ModalityError, match="not a list of floats"):
         source(path)
-    pq.write_table(pa.table({"id": pa.array([None], pa.string()), "embedding": [[1.0]]}), path)
-    with pytest.raises(ModalityError, match="null"):
-        everything(source(path))
     np.save(tmp_path / "y.npy", np.ones((1, 1), np.float32))
     with pytest.raises(ModalityError, match="both"):
         source(tmp_path)

@@ -52,6 +52,13 @@ def test_long_lines_stand_alone(tmp_path, monkeypatch):
     assert "more than" in records[3].reason
 
 
+def test_an_id_that_is_not_unicode_costs_only_its_line(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "one", "id": "\\ud800"}\n{"text": "two", "id": "b"}\n')
+    records = everything(json_lines(tmp_path, id_column="id"))
+    assert [(r.id, r.payload) for r in records] == [("x.jsonl#0", None), ("b", b"two")]
+    assert "Unicode" in records[0].reason
+
+
 def test_a_bad_line_costs_only_itself(tmp_path):
     lines = [
         b'{"text": "one", "id": "a"}', b"", b"{broken", b'["text"]', b'{"other": 1}',

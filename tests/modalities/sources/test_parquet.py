@@ -52,6 +52,15 @@ def test_images_as_bytes_or_structs(tmp_path, kind):
     assert "name" in records[1].reason
 
 
+def test_an_id_that_is_not_unicode_costs_only_its_row(tmp_path):
+    column = pa.array([b"\xff\xfe", b"b", b"c"], pa.binary())
+    names = pa.Array.from_buffers(pa.string(), 3, column.buffers())
+    pq.write_table(pa.table({"text": ["one", "two", "three"], "name": names}), tmp_path / "x.parquet")
+    records = everything(source(tmp_path, id_column="name"))
+    assert [(r.id, r.payload) for r in records] == [("x.parquet#0", None), ("b", b"two"), ("c", b"three")]
+    assert "not valid UTF-8" in records[0].reason
+
+
 def test_addresses_are_fetched_but_stay_in_the_pool(tmp_path):
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"secret")
