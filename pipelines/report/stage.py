@@ -16,6 +16,7 @@ from curation.balance import balance
 from pipelines.blocks import keys_in, part_index
 from pipelines.config import Config
 from pipelines.errors import RunError
+from pipelines.manifest import read_manifest
 from pipelines.progress import Progress
 from pipelines.report import figures, occupancy, page, provenance, shown
 from pipelines.sample import read_tree
@@ -78,6 +79,7 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     html = page.render(
         title=PurePosixPath(store.url).name,
         config=config,
+        encoded=_was_encoded(store),
         metrics=metrics,
         histograms=[(c.level, len(c.pool), figures.size_histogram(c)) for c in reversed(levels)],
         treemap=figures.treemap(levels),
@@ -87,6 +89,12 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     )
     store.write_bytes("report.html", html.encode())
     return {key: metrics[key] for key in ("pool", "embedded", "rejected", "curated", "copies")}
+
+
+def _was_encoded(store: Store) -> bool:
+    """Whether an encoder made the embeddings, and not the one who brought the pool."""
+    manifest = read_manifest(store, "embeddings")
+    return manifest is not None and "encoder.model" in manifest.basis.config
 
 
 def _read_curated(
