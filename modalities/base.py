@@ -194,7 +194,7 @@ class Encoder(ABC):
             batch = [prepared[i] for i in rows]
             try:
                 embeddings[rows] = self.encode(batch)
-            except Exception:
+            except Exception:  # whatever a model raises: its rows are tried again, each with its reason
                 self._encode_singly(rows, batch, embeddings, reasons)
         for i in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)):
             embeddings[i] = np.nan

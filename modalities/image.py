@@ -121,6 +121,7 @@ def _open(payload: bytes) -> Pillow.Image:
     except Pillow.DecompressionBombError:
         raise Rejected(f"The image has more than {MAX_PIXELS:,} pixels.") from None
     except Exception:
+        # A damaged header may raise almost anything, and costs this sample alone.
         raise Rejected("The image data are truncated or damaged.") from None
     if image.width * image.height > MAX_PIXELS:
         raise Rejected(f"The image has more than {MAX_PIXELS:,} pixels.")
