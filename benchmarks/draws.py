@@ -13,7 +13,7 @@ from curation import chance
 from curation.assign import Assigner
 from curation.errors import CurationError
 from curation.hierarchy import Grown, Recipe, grow
-from curation.kmeans import check_points, grid_rows, point_keys
+from curation.inputs import check_points, grid_rows, point_keys
 from curation.points import PointBlock
 from curation.sampling import flat_top_budgets, leaf_candidates, preferences
 from curation.tree import Leaves, Level, Tree

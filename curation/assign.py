@@ -6,22 +6,56 @@ computes it with an error of at most
     B = gamma_d |x||c| + u |c|^2 / 2 + u (|x||c| + |c|^2 / 2),      u = 2^-24,
 
 (the product, the rounding of |c|^2 / 2, and the subtraction). Every centroid whose score lies within
-2B of a row's best is compared again in exact float64 arithmetic, ties going to the lower index. So
-labels are those of infinite precision, whatever the matrix product, its tiles or its threads.
+2B of a row's best is compared again in exact float64 arithmetic, ties going to the lower index; and
+within 2B of the second best, where that is asked for. So labels are those of infinite precision,
+whatever the matrix product, its tiles or its threads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.exact import squared_distances, squared_norms
+from curation.candidates import Candidates
+from curation.exact import squared_norms
+from curation.kernels import native
 from curation.kernels.cpu import product_bound, route
+from curation.kernels.threads import allowed, each
 
 _ULP = 2.0**-24
 _TILE_SCORES = 1_500_000  # float32 scores a tile: 6 MB, so that a tile is still in cache when it is read
+_LEAST_ROWS = 128  # rows a tile at least: below it a product runs at half its speed
+_NONE = np.empty(0, np.int32)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Nearest candidates of some rows.
+
+    Attributes:
+        labels: The nearest candidate of each row (n,), int32.
+        seconds: The second nearest (n,), int32, -1 where there is but one; None where not asked for.
+    """
+
+    labels: NDArray[np.int32]
+    seconds: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """Centroids (k, d) on the grid with what every tile needs of them."""
+
+    values: NDArray[np.float32]
+    half_squares: NDArray[np.float32] = field(init=False)
+    norm: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        squares = squared_norms(self.values)
+        object.__setattr__(self, "half_squares", (squares / 2).astype(np.float32))
+        object.__setattr__(self, "norm", float(np.sqrt(squares.max(initial=0.0))))
 
 
 @dataclass(frozen=True)
@@ -32,83 +66,146 @@ class Assigner:
         matmul: Route of the float32 product, one of `curation.kernels.cpu.ROUTES`.
         tile: Rows a tile; 0 chooses the number whose scores fit the cache.
         recheck: Settle close calls in float64. Off, labels depend on tiles and threads: for tests alone.
+        threads: Threads; 0 takes as many as the process may use.
     """
 
     matmul: str = "numpy"
     tile: int = 0
     recheck: bool = True
+    threads: int = 0
+
+    def tile_rows(self, n_candidates: int) -> int:
+        """Rows of a tile of scores against this many candidates."""
+        return self.tile or max(_LEAST_ROWS, _TILE_SCORES // max(1, n_candidates))
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that it uses."""
+        return self.threads or allowed()
 
     def nearest(
-        self, rows: NDArray[np.float32], norms: NDArray[np.float64], centroids: Centroids
-    ) -> NDArray[np.int64]:
-        """Index of the nearest centroid of every row, ties to the lower index, shape (n,).
+        self,
+        rows: NDArray[np.float32],
+        norms: NDArray[np.float64],
+        centroids: Centroids,
+        *,
+        candidates: Candidates | None = None,
+        groups: NDArray[np.int32] | None = None,
+        seconds: bool = False,
+    ) -> Nearest:
+        """The nearest candidate of every row, ties to the lower index.
 
-        2 n k d floating-point operations; reads the rows once and the centroids once a tile.
+        2 d operations a pair of row and candidate. A full scan reads the rows once and the centroids
+        once a tile; a restricted one copies each row once, to lie beside those of its group.
 
         Args:
             rows: Rows (n, d) on the grid.
             norms: Their Euclidean norms (n,).
             centroids: Centroids (k, d) on the grid.
+            candidates: Which centroids a group of rows looks at; None: all of them.
+            groups: Group (n,) of each row, -1 to look at all centroids; None: all rows look at all.
+            seconds: Find the second nearest as well.
         """
-        matmul = route(self.matmul, rows.shape[1])
-        tile = self.tile or max(64, _TILE_SCORES // len(centroids.values))
-        labels = np.empty(len(rows), np.int64)
-        for start in range(0, len(rows), tile):
-            block = rows[start : start + tile]
-            scores = matmul(block, centroids.transposed)
-            np.subtract(centroids.half_squares, scores, out=scores)
-            best = scores.argmin(axis=1)
-            if self.recheck:
-                margin = 2 * _score_bound(norms[start : start + tile], centroids.norm, rows.shape[1])
-                _settle(block, scores, best, margin, centroids)
-            labels[start : start + tile] = best
-        return labels
+        margins = self._margins(norms, centroids.norm, rows.shape[1])
+        labels = np.empty(len(rows), np.int32)
+        others = np.empty(len(rows) if seconds else 0, np.int32)
+        call = _Call(self, rows, margins, centroids, candidates, labels, others)
+        if candidates is None or groups is None:
+            each(self.n_threads, call.full, self._spans(len(rows), len(centroids.values)))
+        else:
+            index, edges = native.sort_by_label(groups + np.int32(1), len(candidates.offsets))
+            work = call.restricted_work(index, edges)
+            each(self.n_threads, call.restricted, work)
+        return Nearest(labels, others if seconds else None)
+
+    def _spans(self, n: int, n_candidates: int) -> Iterator[tuple[int, int]]:
+        rows = self.tile_rows(n_candidates)
+        return ((start, min(n, start + rows)) for start in range(0, n, rows))
+
+    def _margins(self, norms: NDArray[np.float64], norm: float, dimensions: int) -> NDArray[np.float32]:
+        if not self.recheck:
+            return np.full(len(norms), -1, np.float32)
+        margins = (2 * score_bound(norms, norm, dimensions)).astype(np.float32)
+        return np.nextafter(margins, np.float32(np.inf))
 
 
 @dataclass(frozen=True)
-class Centroids:
-    """Centroids (k, d) on the grid with what every tile needs of them."""
+class _Call:
+    """One call of `Assigner.nearest`: what its tiles share."""
 
-    values: NDArray[np.float32]
-    transposed: NDArray[np.float32] = field(init=False)
-    half_squares: NDArray[np.float32] = field(init=False)
-    norm: float = field(init=False)
+    assigner: Assigner
+    rows: NDArray[np.float32]
+    margins: NDArray[np.float32]
+    centroids: Centroids
+    candidates: Candidates | None
+    labels: NDArray[np.int32]
+    seconds: NDArray[np.int32]
 
-    def __post_init__(self) -> None:
-        squares = squared_norms(self.values)
-        object.__setattr__(self, "transposed", np.ascontiguousarray(self.values.T))
-        object.__setattr__(self, "half_squares", (squares / 2).astype(np.float32))
-        object.__setattr__(self, "norm", float(np.sqrt(squares.max(initial=0.0))))
+    def full(self, spans: Iterator[tuple[int, int]]) -> None:
+        """Settles runs of rows against all centroids."""
+        values, half = self.centroids.values, self.centroids.half_squares
+        matmul = route(self.assigner.matmul, values.shape[1])
+        every = np.arange(len(values), dtype=np.int32)
+        scores = np.empty(0, np.float32)
+        for low, high in spans:
+            block = self.rows[low:high]
+            scores = _room(scores, len(block) * len(values))
+            products = matmul(block, values.T, scores[: len(block) * len(values)].reshape(len(block), -1))
+            native.settle(
+                products,
+                half,
+                every,
+                block,
+                values,
+                self.margins[low:high],
+                self.labels[low:high],
+                self.seconds[low:high],
+            )
+
+    def restricted_work(
+        self, index: NDArray[np.int64], edges: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        """Pairs of candidates and rows: a group, or a part of a large one."""
+        assert self.candidates is not None
+        offsets, members = self.candidates.offsets, self.candidates.members
+        every = np.arange(len(self.centroids.values), dtype=np.int32)
+        for group in np.flatnonzero(np.diff(edges)):
+            mine = members[offsets[group - 1] : offsets[group]] if group else every
+            step = self.assigner.tile_rows(len(mine))
+            for start in range(edges[group], edges[group + 1], step):
+                yield mine, index[start : min(edges[group + 1], start + step)]
+
+    def restricted(self, work: Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]) -> None:
+        """Settles rows of a group against its candidates."""
+        values, half = self.centroids.values, self.centroids.half_squares
+        d = values.shape[1]
+        matmul = route(self.assigner.matmul, d)
+        scores = block = others = np.empty(0, np.float32)
+        want = len(self.seconds) > 0
+        for mine, index in work:
+            scores = _room(scores, len(index) * len(mine))
+            block = _room(block, len(index) * d)
+            others = _room(others, len(mine) * d)
+            near = block[: len(index) * d].reshape(-1, d)
+            native.gather(self.rows, index, near)
+            looked = others[: len(mine) * d].reshape(-1, d)
+            native.gather(values, mine, looked)
+            products = matmul(near, looked.T, scores[: len(index) * len(mine)].reshape(len(index), -1))
+            labels = np.empty(len(index), np.int32)
+            seconds = np.empty(len(index), np.int32) if want else _NONE
+            native.settle(products, half[mine], mine, near, values, self.margins[index], labels, seconds)
+            self.labels[index] = labels
+            if want:
+                self.seconds[index] = seconds
 
 
-def _score_bound(norms: NDArray[np.float64], centroid_norm: float, dimensions: int) -> NDArray[np.float64]:
+def score_bound(norms: NDArray[np.float64], centroid_norm: float, dimensions: int) -> NDArray[np.float64]:
     """B of the module's docstring for rows of these norms, rounded up."""
     product = norms * centroid_norm
     half = centroid_norm**2 / 2
     return (product_bound(dimensions) * product + _ULP * half + _ULP * (product + half)) * (1 + 1e-3)
 
 
-def _settle(
-    block: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    best: NDArray[np.int64],
-    margin: NDArray[np.float64],
-    centroids: Centroids,
-) -> None:
-    """Replaces the best of rows with a second score within the margin by the exact nearest, in place."""
-    every = np.arange(len(block))
-    lowest = scores[every, best]
-    limit = np.nextafter((lowest + margin).astype(np.float32), np.float32(np.inf))
-    scores[every, best] = np.inf
-    close = np.flatnonzero(scores.min(axis=1) <= limit)
-    if not len(close):
-        return
-    scores[every, best] = lowest
-    # `nonzero` yields pairs by row, then by centroid: the first minimum of a row is the lowest index
-    pair_row, pair_centroid = np.nonzero(scores[close] <= limit[close, None])
-    exact = squared_distances(block, centroids.values, close[pair_row], pair_centroid)
-    starts = np.flatnonzero(np.r_[True, pair_row[1:] != pair_row[:-1]])
-    nearest = np.minimum.reduceat(exact, starts)
-    hits = np.flatnonzero(exact == nearest[pair_row])
-    first = hits[np.unique(pair_row[hits], return_index=True)[1]]
-    best[close] = pair_centroid[first]
+def _room(buffer: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """The buffer, or a larger one."""
+    return buffer if len(buffer) >= size else np.empty(size, np.float32)

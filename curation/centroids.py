@@ -5,15 +5,39 @@ Pure functions of their arguments, so that a centroid worker may die and lose no
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from curation import chance, exact
+from curation import chance, exact, sketch
+from curation.batches import Drawn, thinned
+from curation.candidates import Candidates, nearby
+from curation.points import Partial
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
-Partial = tuple[NDArray[np.int64], NDArray[np.int64]]
 Leaders = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint64]]
 Limits = tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.uint64]]
+Pivots = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint64], NDArray[np.float32]]
+
+
+class News(NamedTuple):
+    """What an update of a slice tells the conductor.
+
+    Attributes:
+        moved: Whether a centroid moved.
+        terms: The slice's part of the objective before the move, less the sum of squared norms, in
+            units of 2^-48.
+        counts: Sums of weights (k,).
+        spread: See `Partial`; None where not asked for.
+        loss: See `Partial`.
+    """
+
+    moved: bool
+    terms: int
+    counts: NDArray[np.int64]
+    spread: NDArray[np.int64] | None
+    loss: NDArray[np.int64] | None
 
 
 def gather(low: int, high: int, *found: Found) -> NDArray[np.float32]:
@@ -26,22 +50,121 @@ def gather(low: int, high: int, *found: Found) -> NDArray[np.float32]:
 
 
 def update(
-    centroids: NDArray[np.float32], unit_norm: bool, *partials: Partial
-) -> tuple[NDArray[np.float32], tuple[bool, int]]:
+    centroids: NDArray[np.float32] | None, unit_norm: bool, *partials: Partial
+) -> tuple[NDArray[np.float32], News]:
     """Reduces the blocks' exact sums and moves each centroid of a slice to its mean, on the grid.
 
-    A cluster without points keeps its centroid, as does one whose mean has no direction (`unit_norm`).
+    A cluster without points keeps its centroid (zero where there was none), as does one whose mean has
+    no direction (`unit_norm`).
+    """
+    sums, counts = (_added([part[i] for part in partials]) for i in (0, 1))
+    spread, loss = (
+        None if partials[0][i] is None else _added([part[i] for part in partials]) for i in (2, 3)
+    )
+    moved = exact.mean_on_grid(sums, counts, unit_norm=unit_norm)
+    before = np.zeros_like(moved) if centroids is None else centroids
+    stays = (counts == 0) | (unit_norm & ~sums.any(axis=1))
+    moved[stays] = before[stays]
+    terms = exact.inertia_terms(before, sums, counts)
+    return moved, News(not np.array_equal(moved, before), terms, counts, spread, loss)
+
+
+def _added(parts: list[Any]) -> NDArray[np.int64]:
+    """A sum of equal arrays, made in place of the first copy."""
+    if len(parts) == 1:
+        only: NDArray[np.int64] = parts[0]
+        return only
+    total: NDArray[np.int64] = parts[0] + parts[1]
+    for part in parts[2:]:
+        total += part
+    return total
+
+
+def directions(*found: Found) -> NDArray[np.float64] | None:
+    """Directions of a sketch from a sample of points, in the order of the sample."""
+    return sketch.directions(gather(0, sum(len(position) for position, _ in found), *found))
+
+
+def sketched(centroids: NDArray[np.float32], along: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The sketch of a slice."""
+    return sketch.project(centroids, along)
+
+
+def candidates(*slices: NDArray[np.float32]) -> tuple[Candidates, float]:
+    """Which centroids are candidates of which, from all (sketched) slices, and what share of all they are."""
+    found = nearby(np.concatenate(slices))
+    return found, len(found.members) / ((len(found.offsets) - 1) * len(found.groups))
+
+
+def thin(wanted: int, salt: int, drawn: Drawn, *found: Found) -> tuple[NDArray[np.float32], int]:
+    """Thins drawn points to seeds, see `curation.batches.thinned`: the seeds, and how many they are."""
+    rows = gather(0, len(drawn[0]), *found)
+    seeds = rows[thinned(rows, *drawn, wanted, salt)]
+    return seeds, len(seeds)
+
+
+def pivot(
+    chosen: NDArray[np.int64], n_slices: int, *args: Any
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The two centres from which each chosen cluster is divided: its centroid and its pivot.
+
+    Args:
+        chosen: Clusters (q,).
+        n_slices: Number of slices.
+        args: The slices, then what `PointBlock.pivots` found in every block.
 
     Returns:
-        The new slice (k, d), and (whether it moved, its part of the objective before the move less
-        the sum of squared norms, in units of 2^-48).
+        First and second centres (q, d), equal where a cluster has no pivot.
     """
-    sums = np.sum([partial[0] for partial in partials], axis=0)
-    counts = np.sum([partial[1] for partial in partials], axis=0)
-    moved = exact.mean_on_grid(sums, counts, unit_norm=unit_norm)
-    stays = (counts == 0) | (unit_norm & ~sums.any(axis=1))
-    moved[stays] = centroids[stays]
-    return moved, (not np.array_equal(moved, centroids), exact.inertia_terms(centroids, sums, counts))
+    first = np.concatenate(args[:n_slices])[chosen]
+    position, values, keys, rows = (np.concatenate(column) for column in zip(*args[n_slices:], strict=True))
+    order = chance.order(values, keys, position)
+    order = order[chance.rank_in_group(position[order]) == 0]
+    second = first.copy()
+    second[position[order]] = rows[order]
+    return first, second
+
+
+def halve(
+    unit_norm: bool, *partials: Partial
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+    """Means of the two halves of every divided cluster, and by how much dividing it lowers the objective.
+
+    Returns:
+        First and second means (q, d), and gains (q,) = n1 n2 / (n1 + n2) |m1 - m2|^2, 0 for an empty half.
+    """
+    sums, counts = (_added([part[i] for part in partials]) for i in (0, 1))
+    means = exact.mean_on_grid(sums, counts, unit_norm=unit_norm)
+    first, second = means[0::2], means[1::2]
+    n1, n2 = counts[0::2].astype(np.float64), counts[1::2].astype(np.float64)
+    apart = exact.squared_distances(first, second, None, np.arange(len(second)))
+    gains = n1 * n2 / np.maximum(n1 + n2, 1) * apart
+    return first, second, gains
+
+
+def replace(
+    low: int,
+    centroids: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    places: NDArray[np.int64],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """A slice, whose first cluster is `low`, with the halves of divided clusters put in.
+
+    Args:
+        low: Number of the slice's first cluster.
+        centroids: The slice (k, d).
+        rows: Which divided cluster (p,).
+        places: The clusters (p, 2) that its first and its second half replace.
+        first: First halves (q, d).
+        second: Second halves (q, d).
+    """
+    out = centroids.copy()
+    for halves, place in ((first, places[:, 0]), (second, places[:, 1])):
+        mine = (place >= low) & (place < low + len(out))
+        out[place[mine] - low] = halves[rows[mine]]
+    return out
 
 
 def limits(centroids: NDArray[np.float32], limit: int, *leaders: Leaders) -> Limits:

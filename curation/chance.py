@@ -36,6 +36,8 @@ class Purpose(IntEnum):
     CENTROID_KEY = 7
     ENCODER_FIT = 8
     SHOWN = 9
+    SKETCH = 10
+    PIVOT = 11
 
 
 def digests(ids: Iterable[str]) -> list[bytes]:

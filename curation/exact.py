@@ -10,7 +10,8 @@ are Python integers in units of 2^-48 (`total`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import CurationError
+from curation.kernels import native
+from curation.kernels.threads import each
 
 UNIT = 2.0**24  # grid steps in 1.0
 SQUARE_UNIT = 2.0**48  # steps of a squared distance in 1.0
 _BLOCK = 8192  # rows a block: float64 copies stay in cache and below 2^53 steps
 _LEAST_EXPONENT, _LARGEST_EXPONENT = -39, 61
 _NOTHING = -(2**20)  # the exponent of rows that are all zero: any other is larger
-_MAX_ROWS = 2**38  # rows of norm 2^24 steps that an int64 sum surely holds
+_RUN = 16_384  # rows a thread takes at a time for sums of clusters
+MAX_WEIGHT = 2**36
+"""Sum of weights (or number of rows) up to which every int64 sum here surely holds."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def squared_distances(
     rows: NDArray[np.float32],
     others: NDArray[np.float32],
     row_index: NDArray[np.int64] | None,
-    other_index: NDArray[np.int64],
+    other_index: NDArray[Any],
 ) -> NDArray[np.float64]:
     """Exact squared distances between pairs of rows on the grid, shape (pairs,).
 
@@ -142,39 +147,49 @@ def squared_distances(
         rows: Rows (n, d).
         others: Rows (k, d).
         row_index: Row of each pair, or None for 0, 1, ..., n-1.
-        other_index: Other row of each pair.
+        other_index: Other row of each pair; the distance to -1 is infinite.
     """
     out = np.empty(len(other_index))
-    for start in range(0, len(other_index), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        left = rows[block] if row_index is None else rows[row_index[block]]
-        difference = np.subtract(left, others[other_index[block]], dtype=np.float64)
-        out[block] = np.einsum("ij,ij->i", difference, difference)
+    index = np.arange(len(out)) if row_index is None else row_index
+    native.pair_distances(rows, index, others, other_index.astype(np.int32, copy=False), out)
     return out
 
 
 def cluster_sums(
-    rows: NDArray[np.float32], labels: NDArray[np.int64], n_clusters: int
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    n_clusters: int,
+    weights: NDArray[np.int64] | None = None,
+    threads: int = 1,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Exact sums (k, d) of the rows of each cluster in steps of 2^-24, and their counts (k,).
 
-    Reads every row once, in blocks of one cluster after another; a block's float64 partial sums are
-    below 2^53 steps, the running sums are int64.
+    Reads every row once, in the order of the clusters, which threads share out among themselves.
 
-    Raises:
-        CurationError: A cluster holds more rows than an int64 sum is sure to hold.
+    Args:
+        rows: Rows (n, d) on the grid.
+        labels: Cluster of each row (n,).
+        n_clusters: Number of clusters k.
+        weights: Whole-numbered weights (n,), whose sum is at most 2^36; counts are then sums of weights.
+        threads: Threads to use.
     """
-    counts = np.bincount(labels, minlength=n_clusters).astype(np.int64)
-    if counts.max(initial=0) > _MAX_ROWS:
-        raise CurationError(f"a cluster holds {counts.max()} rows; exact sums reach {_MAX_ROWS}")
+    index, edges = native.sort_by_label(labels, n_clusters)
     sums = np.zeros((n_clusters, rows.shape[1]), np.int64)
-    by_cluster = np.argsort(labels, kind="stable")
-    sorted_labels = labels[by_cluster]
-    for start in range(0, len(rows), _BLOCK):
-        inside = sorted_labels[start : start + _BLOCK]
-        first = np.flatnonzero(np.r_[True, inside[1:] != inside[:-1]])
-        steps = rows[by_cluster[start : start + _BLOCK]].astype(np.float64) * UNIT
-        sums[inside[first]] += np.add.reduceat(steps, first, axis=0).astype(np.int64)
+
+    def add(spans: Iterator[tuple[int, int]]) -> None:
+        for low, high in spans:
+            if weights is None:
+                native.add_segments(rows, index, edges, low, high, sums)
+            else:
+                native.add_weighted_segments(rows, index, edges, weights, low, high, sums)
+
+    # runs of clusters with about as many rows each
+    cuts = np.searchsorted(edges, np.arange(0, len(rows), _RUN)[1:])
+    each(threads, add, itertools.pairwise(np.unique(np.r_[0, cuts, n_clusters]).tolist()))
+    if weights is None:
+        return sums, np.diff(edges)
+    counts = np.zeros(n_clusters, np.int64)
+    np.add.at(counts, labels, weights)
     return sums, counts
 
 

@@ -18,15 +18,19 @@ from numpy.typing import NDArray
 from curation import chance, exact
 from curation.assign import Assigner
 from curation.errors import CurationError
-from curation.kmeans import (
+from curation.fit import (
+    Algorithm,
     Distance,
-    check_distance,
-    check_points,
+    Fit,
+    Init,
+    Plan,
+    View,
+    directions_of,
     fit_centroids,
-    grid_rows,
-    point_keys,
-    settle,
+    labelled,
+    settled,
 )
+from curation.inputs import check_distance, check_points, grid_rows, point_keys
 from curation.points import EVERYTHING, PointBlock
 from curation.tree import Leaves, Level, Tree
 from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers
@@ -46,6 +50,8 @@ class Recipe:
         tol: Least relative gain of an iteration; 0 goes on until nothing moves.
         distance: "euclidean", or "cosine" for spherical k-means at every level.
         random_state: Seed of every hashed draw.
+        algorithm: "auto" for the fast recipe of `curation.fit`, "lloyd" for full scans.
+        init: "auto" for D^2 sampling in batches, "k-means++" for greedy k-means++.
     """
 
     n_clusters: Sequence[int]
@@ -53,9 +59,16 @@ class Recipe:
     resample_points: Sequence[int] | Literal["auto"] = "auto"
     resample_strategy: Literal["closest", "random"] = "closest"
     max_iter: int = 50
-    tol: float = 0.0
+    tol: float = 1e-4
     distance: Distance = "euclidean"
     random_state: int = 0
+    algorithm: Algorithm = "auto"
+    init: Init = "auto"
+
+    @property
+    def plan(self) -> Plan:
+        """How each k-means is fitted."""
+        return Plan(self.max_iter, self.tol, self.distance, self.algorithm, self.init)
 
     def __post_init__(self) -> None:
         k = list(self.n_clusters)
@@ -110,6 +123,8 @@ class Grown:
         inertia: Sum of squared distances of its inputs, in units of 2^-48 on the grid.
         fits: k-means fits that it took.
         notes: Sentences for the report.
+        own: Labels of its inputs, a handle a block, before empty clusters were dropped.
+        renumbered: Number of each cluster (k,) after that.
     """
 
     slices: list[Handle]
@@ -118,22 +133,8 @@ class Grown:
     inertia: int = 0
     fits: int = 1
     notes: list[str] = field(default_factory=list)
-
-
-def auto_clusters(n_points: int) -> list[int]:
-    """Levels for a pool, from the leaves up: a leaf for every ten samples, up to ten million.
-
-    Each level above has a fifth of the clusters of the one below, three levels in all, none of fewer
-    than ten clusters; from a million leaves on the paper's ratios 20, 10 and 5.
-    """
-    leaves = max(1, min(n_points // 10, 10_000_000))
-    ratios = (20, 10, 5) if leaves >= 1_000_000 else (5, 5)
-    levels = [leaves]
-    for ratio in ratios:
-        if levels[-1] // ratio < 10:
-            break
-        levels.append(levels[-1] // ratio)
-    return levels
+    own: list[Handle] = field(default_factory=list)
+    renumbered: NDArray[np.int64] | None = None
 
 
 def grow(workers: Workers, recipe: Recipe, on_leaves: Callable[[Grown], Any]) -> list[Grown]:
@@ -180,18 +181,12 @@ def grow_level(
     """k-means on a level's inputs, then its resampling steps, then one assignment of all inputs."""
     wanted = recipe.n_clusters[level - 1]
     notes: list[str] = []
+    place = (recipe.random_state, level)
+    directions = workers.attempt(lambda: directions_of(workers, place), lambda: None)
 
-    def cluster(view: str, step: int) -> list[Handle]:
+    def cluster(name: str, count: int, step: int) -> Fit:
         workers.tick(f"level {level}, step {step}", 0, 1)
-        fit = fit_centroids(
-            workers,
-            view,
-            wanted,
-            place=(recipe.random_state, level, step),
-            max_iter=recipe.max_iter,
-            tol=recipe.tol,
-            distance=recipe.distance,
-        )
+        fit = fit_centroids(View(workers, name, count, (*place, step), directions), wanted, recipe.plan)
         if fit.n_clusters < wanted:
             what = "inputs" if step == 0 else f"resampled points at step {step}"
             notes.append(
@@ -199,33 +194,44 @@ def grow_level(
                 f"distinct {what}, so each is a cluster of its own"
             )
         workers.tick(FIT_DONE, 1, 1)
-        return fit.slices
+        return fit
 
-    slices = cluster(EVERYTHING, 0)
+    everything = View(workers, EVERYTHING, n_inputs, (*place, 0), directions)
+    exactly = recipe.algorithm == "lloyd"
+    fit = cluster(EVERYTHING, n_inputs, 0)
     limit = recipe.points_of(level, n_inputs)
     for step in range(1, recipe.resample_steps + 1 if limit else 1):
+        own = labelled(everything, fit.slices, fit.n_clusters, exactly=exactly)
         salt = int(chance.salt(recipe.random_state, chance.Purpose.RESAMPLE, level, step))
-        leaders = workers.points(
-            "leaders", recipe.resample_strategy, salt, limit, *slices, returns=len(slices)
+        name = f"level {level} step {step}"
+        fit = cluster(
+            name, _resample(workers, own, fit.slices, recipe.resample_strategy, salt, limit, name), step
         )
-        if len(slices) == 1:
-            leaders = [(part,) for part in leaders]
-        limits = [
-            workers.slice(i, "limits", part, limit, *(block[i] for block in leaders))
-            for i, part in enumerate(slices)
-        ]
-        view = f"level {level} step {step}"
-        workers.enter(view, recipe.resample_strategy, salt, len(slices), *slices, *limits)
-        slices = cluster(view, step)
     workers.leave()
-    slices, counts, inertia, keep = settle(workers, slices)
+    own = labelled(everything, fit.slices, fit.n_clusters, exactly=True)
+    slices, counts, inertia, keep = settled(workers, own, fit.slices)
     if not keep.all():
         notes.append(f"level {level}: {int((~keep).sum())} clusters ended empty and were removed")
+    renumbered = np.cumsum(keep) - 1
     labels: list[NDArray[np.int64]] = []
     if level > 1:
-        labels = workers.get(workers.points("labels", np.arange(len(counts)), *slices))
+        labels = workers.get(workers.points("labels", renumbered, own=own))
     fits = 1 + (recipe.resample_steps if limit else 0)
-    return Grown(slices, counts, None, inertia, fits, notes), labels
+    return Grown(slices, counts, None, inertia, fits, notes, own, renumbered), labels
+
+
+def _resample(
+    workers: Workers, own: list[Handle], slices: list[Handle], strategy: str, salt: int, limit: int, view: str
+) -> int:
+    """Enters the view of the points that stand for their clusters; returns how many there are."""
+    leaders = workers.points("leaders", strategy, salt, limit, *slices, own=own, returns=len(slices))
+    if len(slices) == 1:
+        leaders = [(part,) for part in leaders]
+    limits = [
+        workers.slice(i, "limits", part, limit, *(block[i] for block in leaders))
+        for i, part in enumerate(slices)
+    ]
+    return workers.enter(own, view, strategy, salt, len(slices), *slices, *limits)
 
 
 class HierarchicalKMeans:
@@ -240,6 +246,8 @@ class HierarchicalKMeans:
         tol: Least relative gain of an iteration.
         distance: "euclidean" or "cosine".
         random_state: Seed of every hashed draw.
+        algorithm: See `Recipe`.
+        init: See `Recipe`.
         assigner: How to look for nearest centroids; changes no result.
 
     Attributes:
@@ -256,9 +264,11 @@ class HierarchicalKMeans:
         resample_points: Sequence[int] | Literal["auto"] = "auto",
         resample_strategy: Literal["closest", "random"] = "closest",
         max_iter: int = 50,
-        tol: float = 0.0,
+        tol: float = 1e-4,
         distance: Distance = "euclidean",
         random_state: int = 0,
+        algorithm: Algorithm = "auto",
+        init: Init = "auto",
         assigner: Assigner | None = None,
     ) -> None:
         self.recipe = Recipe(
@@ -270,6 +280,8 @@ class HierarchicalKMeans:
             tol,
             distance,
             random_state,
+            algorithm,
+            init,
         )
         self.assigner = assigner or Assigner()
 
@@ -290,8 +302,10 @@ class HierarchicalKMeans:
         found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
 
         def keep(leaves: Grown) -> None:
-            numbers = np.arange(len(leaves.sizes))
-            found.extend(workers.points("save", lambda *told: told, numbers, *leaves.slices))
+            told = workers.points(
+                "save", lambda *both: both, leaves.renumbered, *leaves.slices, own=leaves.own
+            )
+            found.extend(told)
 
         grown = grow(workers, self.recipe, keep)
         clusters, distances = found[0]

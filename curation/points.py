@@ -2,23 +2,30 @@
 
 Each method returns something whose merge over blocks does not depend on how the points are spread:
 exact sums, counts, or short lists ordered by (value, key). A block may be replaced by a fresh one at
-any time: what it computes follows from its arguments, save two states that are announced, the view
-(`select`) and the seeding (`Seeding`), whose absence raises `WorkerRestartedError`.
+any time: what it computes follows from its arguments, the labels of its own points among them, save
+two states that are announced, the view (`select`) and greedy seeding (`Seeding`), whose absence raises
+`WorkerRestartedError`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curation import chance, exact
+from curation import chance, exact, sketch
 from curation.assign import Assigner, Centroids
+from curation.candidates import Candidates
 from curation.errors import WorkerRestartedError
+from curation.kernels import native
+from curation.rows import ResidentRows, Rows, StoredRows, store
 from curation.seeding import Seeding
 
 EVERYTHING = "everything"  # the view that needs no selection
@@ -26,7 +33,10 @@ EVERYTHING = "everything"  # the view that needs no selection
 SHORT = 2.0**-14
 """Norm on the grid below which a point has fewer than 2^10 steps of length."""
 
-Slices = tuple[NDArray[np.float32], ...]
+SPREAD_UNIT = 2.0**30
+"""Steps of 1.0 in which the spread of a cluster is added up: int64 holds 2^31 points of it."""
+
+Directions = NDArray[np.float64]
 Writer = Callable[[NDArray[np.int64], NDArray[np.float64]], Any]
 
 
@@ -36,15 +46,114 @@ class About:
 
     Attributes:
         count: Number of points.
-        squares: Sum of their squared norms, in units of 2^-48.
-        sums: Sum of the points (d,), in steps of 2^-24.
+        weight: Sum of their weights.
+        squares: Weighted sum of their squared norms, in units of 2^-48.
+        sums: Weighted sum of the points (d,), in steps of 2^-24.
         short: Points that are not zero and have a norm below `SHORT`.
     """
 
     count: int
+    weight: int
     squares: int
     sums: NDArray[np.int64]
     short: int
+
+
+class Labels(NamedTuple):
+    """What a block's points of a view are assigned to.
+
+    Attributes:
+        first: Nearest centroid (n,), int32; -1 where it is not known.
+        second: Second nearest (n,), int32, -1 where there is none; None where not looked for.
+    """
+
+    first: NDArray[np.int32]
+    second: NDArray[np.int32] | None = None
+
+
+class Partial(NamedTuple):
+    """A block's exact part in a slice of k clusters.
+
+    Attributes:
+        sums: Weighted sums of points (k, d), in steps of 2^-24.
+        counts: Sums of weights (k,).
+        spread: Sums of squared distances to the centroid (k,), in units of 2^-30; None if not asked for.
+        loss: By how much these would grow if every point went to its second nearest; as `spread`.
+    """
+
+    sums: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    spread: NDArray[np.int64] | None = None
+    loss: NDArray[np.int64] | None = None
+
+
+@dataclass
+class Points:
+    """The points of a view: rows on the grid with what every method needs beside them.
+
+    Attributes:
+        rows: Rows (n, d).
+        keys: Keys (n, 2), uint64.
+        squares: Exact squared norms (n,).
+        weights: Whole-numbered weights (n,), int64; None where all are one.
+    """
+
+    rows: Rows
+    keys: NDArray[np.uint64]
+    squares: NDArray[np.float64]
+    weights: NDArray[np.int64] | None = None
+    _sketch: tuple[str, Points] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def mixed(self) -> NDArray[np.uint64]:
+        """Both words of each key folded into one (n,)."""
+        return chance.mixed(self.keys)
+
+    @cached_property
+    def by_key(self) -> NDArray[np.int64]:
+        """Indices (n,) in the order of the keys' first words."""
+        return np.argsort(self.keys[:, 0], kind="stable")
+
+    def select(self, index: NDArray[np.int64]) -> Points:
+        """Some of the points, by ascending index."""
+        weights = None if self.weights is None else self.weights[index]
+        return Points(self.rows.select(index), self.keys[index], self.squares[index], weights)
+
+    def draws(self, salt: int) -> NDArray[np.float64]:
+        """Draws (n,), divided by the weights; infinite where a weight is zero."""
+        drawn = chance.draws(self.mixed, np.uint64(salt))
+        if self.weights is None:
+            return drawn
+        with np.errstate(divide="ignore"):
+            return drawn / self.weights
+
+    def total(self, squared: NDArray[np.float64]) -> int:
+        """Weighted sum of squared distances or norms, in units of 2^-48."""
+        units = exact.square_units(squared)
+        if self.weights is None:
+            return exact.total(units)
+        return (int(((units >> 24) * self.weights).sum()) << 24) + exact.total(
+            (units & 0xFFFFFF) * self.weights
+        )
+
+    def sketched(self, directions: Directions | None, threads: int, scratch: Path | None) -> Points:
+        """The points along some directions; the last answer is kept. Themselves where there are none."""
+        if directions is None:
+            return self
+        token = hashlib.blake2b(np.ascontiguousarray(directions).data, digest_size=16).hexdigest()
+        if self._sketch is None or self._sketch[0] != token:
+            flat = (sketch.project(rows, directions, threads) for _, rows in self.rows.chunks())
+            if isinstance(self.rows, StoredRows) and scratch is not None:
+                name = scratch / f"sketch-{id(self)}.rows"
+                rows: Rows = store(flat, name, directions.shape[1], self.rows.chunk_bytes)
+            else:
+                rows = ResidentRows(np.concatenate([*flat, np.empty((0, directions.shape[1]), np.float32)]))
+            squares = np.concatenate([*(exact.squared_norms(part) for _, part in rows.chunks()), np.empty(0)])
+            self._sketch = (token, Points(rows, self.keys, squares, self.weights))
+        return self._sketch[1]
 
 
 class PointBlock:
@@ -54,53 +163,91 @@ class PointBlock:
         rows: Points (n, d), float32 multiples of 2^-24 with norms up to 65/64; not copied.
         keys: Keys (n, 2), uint64, all different.
         assigner: How to look for nearest centroids.
+        weights: Whole-numbered weights (n,), int64, of sum at most 2^36; None: all one.
     """
 
     def __init__(
-        self, rows: NDArray[np.float32], keys: NDArray[np.uint64], assigner: Assigner | None = None
+        self,
+        rows: Rows | NDArray[np.float32],
+        keys: NDArray[np.uint64],
+        assigner: Assigner | None = None,
+        weights: NDArray[np.int64] | None = None,
     ) -> None:
-        self.rows = rows
-        self.keys = keys
         self.assigner = assigner or Assigner()
-        self.mixed = chance.mixed(keys)
-        self.squares = exact.squared_norms(rows)
-        self.norms = np.sqrt(self.squares)
-        self._view: tuple[str, NDArray[np.int64]] = (EVERYTHING, np.arange(len(rows)))
+        stored = rows if isinstance(rows, Rows) else ResidentRows(rows)
+        squares = np.empty(len(keys))
+        for where, part in stored.chunks():
+            squares[where] = exact.squared_norms(part)
+        self.everything = Points(stored, keys, squares, weights)
+        self._scratch = (
+            tempfile.TemporaryDirectory(prefix="sketch-", dir=stored.path.parent)
+            if isinstance(stored, StoredRows)
+            else None
+        )
+        self._view: tuple[str, Points] = (EVERYTHING, self.everything)
         self._seeding: Seeding | None = None
-        self._assigned: tuple[str, NDArray[np.int64]] | None = None
+
+    def _points(self, view: str, directions: Directions | None = None) -> Points:
+        """The points of a view, or their sketch."""
+        name, points = (EVERYTHING, self.everything) if view == EVERYTHING else self._view
+        if name != view:
+            raise WorkerRestartedError(f"this block has not selected the view {view!r}")
+        scratch = Path(self._scratch.name) if self._scratch else None
+        return points.sketched(directions, self.assigner.n_threads, scratch)
 
     # --- what the block holds ---------------------------------------------------------------
 
     def count(self) -> int:
         """Number of points."""
-        return len(self.rows)
+        return len(self.everything)
+
+    def dimensions(self) -> int:
+        """Columns of the points."""
+        return self.everything.rows.shape[1]
 
     def describe(self) -> About:
         """What `check_points` wants to know; reads the rows once."""
-        everything = np.zeros(len(self.rows), np.int64)
-        sums, _ = exact.cluster_sums(self.rows, everything, 1)
-        short = (self.squares > 0) & (self.squares < SHORT**2)
-        squares = exact.total(exact.square_units(self.squares))
-        return About(len(self.rows), squares, sums[0], int(short.sum()))
+        points = self.everything
+        sums = np.zeros(points.rows.shape[1], np.int64)
+        for where, rows in points.rows.chunks():
+            weights = None if points.weights is None else points.weights[where]
+            sums += exact.cluster_sums(rows, np.zeros(len(rows), np.int32), 1, weights)[0][0]
+        short = (points.squares > 0) & (points.squares < SHORT**2)
+        weight = len(points) if points.weights is None else int(points.weights.sum())
+        return About(len(points), weight, points.total(points.squares), sums, int(short.sum()))
 
-    def rows_of(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Positions in `keys` (m, 2) of the points that this block holds, and their rows."""
-        mine = np.argsort(self.keys[:, 0], kind="stable")
-        sorted_words = self.keys[mine, 0]
+    def rows_of(
+        self, keys: NDArray[np.uint64], directions: Directions | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Positions in `keys` (m, 2) of the points that this block holds, and their (sketched) rows."""
+        points = self._points(EVERYTHING)
+        sorted_words = points.keys[points.by_key, 0]
         low = np.searchsorted(sorted_words, keys[:, 0], side="left")
-        high = np.searchsorted(sorted_words, keys[:, 0], side="right")
-        span = high - low
+        span = np.searchsorted(sorted_words, keys[:, 0], side="right") - low
         position = np.repeat(np.arange(len(keys)), span)
-        row = mine[np.repeat(low, span) + chance.rank_in_group(position)]
-        same = self.keys[row, 1] == keys[position, 1]
-        return position[same], self.rows[row[same]]
+        row = points.by_key[np.repeat(low, span) + chance.rank_in_group(position)]
+        same = points.keys[row, 1] == keys[position, 1]
+        rows = points.rows.take(row[same])
+        return position[same], rows if directions is None else sketch.project(rows, directions)
+
+    def sample(self, salt: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
+        """Values and keys of a uniform draw of `count` points."""
+        draws = self.everything.draws(salt)
+        index = chance.smallest(draws, self.everything.keys, count)
+        return draws[index], self.everything.keys[index]
+
+    def square_total(self, view: str) -> int:
+        """Weighted sum of the squared norms of a view, in units of 2^-48."""
+        points = self._points(view)
+        return points.total(points.squares)
 
     # --- views ------------------------------------------------------------------------------
 
-    def select(self, view: str, strategy: str, salt: int, n_slices: int, *slices: Any) -> int:
-        """Enters the view of a resampling step: of each cluster, the rows up to a limit.
+    def select(self, own: Labels, view: str, strategy: str, salt: int, n_slices: int, *slices: Any) -> int:
+        """Enters the view of a resampling step: of each cluster, the points up to a limit.
 
         Args:
+            own: Labels of the block's points.
             view: Name of the view.
             strategy: "closest" or "random", see `leaders`.
             salt: Salt of the random strategy.
@@ -112,37 +259,65 @@ class PointBlock:
         """
         if self._view[0] != view:
             centroids, limits = slices[:n_slices], slices[n_slices:]
-            labels = self._labels(centroids)
-            values = self._preference(strategy, salt, labels, centroids)
-            value, first, second = (np.concatenate(column)[labels] for column in zip(*limits, strict=True))
-            first_word, second_word = self.keys[:, 0], self.keys[:, 1]
+            values = self._preference(own, strategy, salt, centroids)
+            value, first, second = (np.concatenate(col)[own.first] for col in zip(*limits, strict=True))
+            first_word, second_word = self.everything.keys[:, 0], self.everything.keys[:, 1]
             inside = (values < value) | (
                 (values == value) & ((first_word < first) | ((first_word == first) & (second_word <= second)))
             )
-            self._view = (view, np.flatnonzero(inside))
+            self._view = (view, self.everything.select(np.flatnonzero(inside)))
         return len(self._view[1])
 
-    def _index(self, view: str) -> NDArray[np.int64] | None:
-        """Rows of a view; None for all of them."""
-        if view == EVERYTHING:
-            return None
-        if self._view[0] != view:
-            raise WorkerRestartedError(f"this block has not selected the view {view!r}")
-        return self._view[1]
+    def leaders(self, own: Labels, strategy: str, salt: int, limit: int, *slices: NDArray[np.float32]) -> Any:
+        """The first `limit` points of every cluster: closest to its centroid, or smallest draws.
 
-    # --- seeding ----------------------------------------------------------------------------
+        Returns:
+            For each slice (cluster within the slice, value, keys (m, 2)), sorted; bare if there is one.
+        """
+        values = self._preference(own, strategy, salt, slices)
+        keys = self.everything.keys
+        by_cluster = chance.order(values, keys, own.first)
+        by_cluster = by_cluster[chance.rank_in_group(own.first[by_cluster]) < limit]
+        clusters = own.first[by_cluster]
+        parts = []
+        start = 0
+        for part in slices:
+            mine = by_cluster[(clusters >= start) & (clusters < start + len(part))]
+            parts.append((own.first[mine] - start, values[mine], keys[mine]))
+            start += len(part)
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    def _preference(
+        self, own: Labels, strategy: str, salt: int, slices: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.float64]:
+        if strategy == "random":
+            return chance.draws(self.everything.mixed, np.uint64(salt))
+        return self._distances(self.everything, own.first, np.concatenate(slices))
+
+    @staticmethod
+    def _distances(
+        points: Points, labels: NDArray[np.int32], centroids: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        out = np.empty(len(points))
+        for where, rows in points.rows.chunks():
+            out[where] = exact.squared_distances(rows, centroids, None, labels[where])
+        return out
+
+    # --- greedy seeding ---------------------------------------------------------------------
 
     def start_seeding(self, view: str, *slices: NDArray[np.float32]) -> int:
         """Begins (or takes up, from the seeds found so far) a seeding over a view; returns its points."""
-        index = self._index(view)
-        pick = slice(None) if index is None else index
-        rows, squares = self.rows[pick], self.squares[pick]
+        points = self._points(view)
+        everything = [rows for _, rows in points.rows.chunks()]
+        rows = everything[0] if len(everything) == 1 else np.concatenate([*everything, points.rows.take(_NO)])
         distances = None
         if slices:
             centroids = Centroids(np.concatenate(slices))
-            labels = self.assigner.nearest(rows, self.norms[pick], centroids)
+            labels = self.assigner.nearest(rows, np.sqrt(points.squares), centroids).labels
             distances = exact.squared_distances(rows, centroids.values, None, labels)
-        self._seeding = Seeding(rows, self.keys[pick], squares, distances, self.assigner.matmul)
+        self._seeding = Seeding(
+            rows, points.keys, points.squares, distances, self.assigner.matmul, points.weights
+        )
         return len(rows)
 
     def propose(self, step: int, salt: int, count: int, chosen: int | None) -> Any:
@@ -162,78 +337,300 @@ class PointBlock:
             raise WorkerRestartedError("this block has no seeding under way")
         return self._seeding
 
+    # --- batched seeding --------------------------------------------------------------------
+
+    def offer(
+        self, own: tuple[Labels, NDArray[np.float64]] | None, view: str, salt: int, count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.float64]]:
+        """The `count` smallest U / D of a view, D the squared distance to the nearest seed so far.
+
+        Args:
+            own: What `attract` returned last; None before the first seeds, for a uniform draw.
+            view: The points to draw from.
+            salt: Salt of the draw.
+            count: Points wanted.
+
+        Returns:
+            Values (m,), keys (m, 2) and D (m,); points of no weight are not offered.
+        """
+        points = self._points(view)
+        values = points.draws(salt)
+        distances = np.ones(len(points)) if own is None else own[1]
+        with np.errstate(divide="ignore"):
+            values = values / distances
+        index = chance.smallest(values, points.keys, count)
+        index = index[np.isfinite(values[index])]
+        return values[index], points.keys[index], distances[index]
+
+    def attract(
+        self,
+        own: tuple[Labels, NDArray[np.float64]] | None,
+        view: str,
+        directions: Directions | None,
+        offset: int,
+        seeds: NDArray[np.float32],
+    ) -> tuple[Labels, NDArray[np.float64]]:
+        """Lets new seeds (m, s), numbered from `offset`, attract the points that they are nearest to."""
+        points = self._points(view, directions)
+        labels = np.full(len(points), -1, np.int32) if own is None else own[0].first.copy()
+        distances = np.full(len(points), np.inf) if own is None else own[1].copy()
+        centroids = Centroids(seeds)
+        for where, rows in points.rows.chunks():
+            found = self.assigner.nearest(rows, np.sqrt(points.squares[where]), centroids).labels
+            squared = exact.squared_distances(rows, seeds, None, found)
+            closer = squared < distances[where]
+            labels[where][closer] = found[closer] + np.int32(offset)
+            distances[where][closer] = squared[closer]
+        return Labels(labels), distances
+
+    def attracted(self, own: tuple[Labels, NDArray[np.float64]]) -> Labels:
+        """The labels that seeding ends with."""
+        return own[0]
+
     # --- assignment -------------------------------------------------------------------------
 
-    def assign_sums(self, view: str, *slices: NDArray[np.float32]) -> Any:
-        """Assigns a view to its nearest centroids: for each slice, exact sums (k_i, d) and counts (k_i,).
+    def reduce(self, own: Labels, view: str, directions: Directions | None, sizes: Sequence[int]) -> Any:
+        """Exact sums and counts of labelled points: a `Partial` for each slice of these sizes, bare if one."""
+        points = self._points(view, directions)
+        return _sliced(self._partial(points, own, sum(sizes), None), sizes)
+
+    def assign(
+        self,
+        own: Labels | None,
+        view: str,
+        directions: Directions | None,
+        candidates: Candidates | None,
+        dissolved: NDArray[np.bool_] | None,
+        swaps: bool,
+        *slices: NDArray[np.float32],
+    ) -> Any:
+        """Assigns a view to its nearest centroids, and adds the points up.
+
+        Args:
+            own: The last labels; None, or no candidates, for a scan of all centroids.
+            view: The points.
+            directions: Assign the sketch along these, of points and centroids alike.
+            candidates: Which centroids the points of a group look at.
+            dissolved: Clusters (k,) that were moved elsewhere: their points start from their second.
+            swaps: Find the second nearest as well, and what `Partial` says of spread and loss.
+            slices: The centroids.
 
         Returns:
-            One (sums, counts) pair a slice; the bare pair if there is a single slice.
+            The new labels, then a `Partial` for each slice.
         """
-        index = self._index(view)
-        pick = slice(None) if index is None else index
-        rows = self.rows[pick]
+        points = self._points(view, directions)
         centroids = Centroids(np.concatenate(slices))
-        labels = self.assigner.nearest(rows, self.norms[pick], centroids)
-        sums, counts = exact.cluster_sums(rows, labels, len(centroids.values))
-        edges = np.cumsum([len(part) for part in slices])[:-1]
-        parts = tuple(zip(np.split(sums, edges), np.split(counts, edges), strict=True))
-        return parts[0] if len(parts) == 1 else parts
+        start = None if own is None or candidates is None else _moved(own, dissolved)
+        labels = self._nearest(points, centroids, candidates, start, swaps)
+        sizes = [len(part) for part in slices]
+        partial = self._partial(points, labels, sum(sizes), centroids.values if swaps else None)
+        parts = _sliced(partial, sizes)
+        return (labels, parts) if len(sizes) == 1 else (labels, *parts)
 
-    def square_total(self, view: str) -> int:
-        """Sum of the squared norms of a view, in units of 2^-48."""
-        index = self._index(view)
-        squares = self.squares if index is None else self.squares[index]
-        return exact.total(exact.square_units(squares))
+    def hint(
+        self,
+        own: Labels | None,
+        view: str,
+        directions: Directions,
+        candidates: Candidates,
+        n_slices: int,
+        *slices: NDArray[np.float32],
+    ) -> Any:
+        """Assigns a view by way of its sketch: each point to the best near the sketch's best, or as it is.
 
-    def counts(self, *slices: NDArray[np.float32]) -> tuple[NDArray[np.int64], int]:
-        """Points (k,) of this block nearest to each centroid, and their exact inertia (units of 2^-48)."""
-        labels = self._labels(slices)
-        values = np.concatenate(slices)
-        distances = exact.squared_distances(self.rows, values, None, labels)
-        return np.bincount(labels, minlength=len(values)), exact.total(exact.square_units(distances))
-
-    def labels(self, renumbered: NDArray[np.int64], *slices: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Cluster of every point, numbered by `renumbered` (k,)."""
-        return renumbered[self._labels(slices)]
-
-    def save(self, writer: Writer, renumbered: NDArray[np.int64], *slices: NDArray[np.float32]) -> Any:
-        """Hands every point's cluster and exact squared distance to a writer; returns what it returns."""
-        labels = self._labels(slices)
-        distances = exact.squared_distances(self.rows, np.concatenate(slices), None, labels)
-        return writer(renumbered[labels], distances)
-
-    def leaders(self, strategy: str, salt: int, limit: int, *slices: NDArray[np.float32]) -> Any:
-        """The first `limit` points of every cluster: closest to its centroid, or smallest draws.
+        Args:
+            own: The last labels, which are kept where no better centroid is found; None if there are none.
+            view: The points.
+            directions: The directions of the sketch.
+            candidates: Which centroids the points of a group look at.
+            n_slices: Number of slices.
+            slices: The sketched centroids, then the centroids.
 
         Returns:
-            For each slice (cluster within the slice, value, keys (m, 2)), sorted; bare if there is one.
+            As `assign`.
         """
-        labels = self._labels(slices)
-        values = self._preference(strategy, salt, labels, slices)
-        by_cluster = chance.order(values, self.keys, labels)
-        by_cluster = by_cluster[chance.rank_in_group(labels[by_cluster]) < limit]
-        clusters = labels[by_cluster]
-        parts = []
-        start = 0
-        for part in slices:
-            mine = by_cluster[(clusters >= start) & (clusters < start + len(part))]
-            parts.append((labels[mine] - start, values[mine], self.keys[mine]))
-            start += len(part)
-        return parts[0] if len(parts) == 1 else tuple(parts)
+        flat = Centroids(np.concatenate(slices[:n_slices]))
+        centroids = Centroids(np.concatenate(slices[n_slices:]))
+        start = self._nearest(self._points(view, directions), flat, None, None, False)
+        points = self._points(view)
+        labels = self._nearest(points, centroids, candidates, start.first, False)
+        if own is not None:
+            found = self._distances(points, labels.first, centroids.values)
+            known = self._distances(points, own.first, centroids.values)
+            keep = (known < found) | ((known == found) & (own.first < labels.first))
+            labels = Labels(np.where(keep, own.first, labels.first))
+        sizes = [len(part) for part in slices[n_slices:]]
+        parts = _sliced(self._partial(points, labels, sum(sizes), None), sizes)
+        return (labels, parts) if n_slices == 1 else (labels, *parts)
 
-    def _preference(
-        self, strategy: str, salt: int, labels: NDArray[np.int64], slices: Slices
-    ) -> NDArray[np.float64]:
-        if strategy == "random":
-            return chance.draws(self.mixed, np.uint64(salt))
-        return exact.squared_distances(self.rows, np.concatenate(slices), None, labels)
+    def _nearest(
+        self,
+        points: Points,
+        centroids: Centroids,
+        candidates: Candidates | None,
+        start: NDArray[np.int32] | None,
+        seconds: bool,
+    ) -> Labels:
+        labels = np.empty(len(points), np.int32)
+        others = np.empty(len(points), np.int32) if seconds else None
+        groups = None
+        for where, rows in points.rows.chunks():
+            if candidates is not None and start is not None:
+                groups = np.where(start[where] < 0, np.int32(-1), candidates.groups[start[where]])
+            found = self.assigner.nearest(
+                rows,
+                np.sqrt(points.squares[where]),
+                centroids,
+                candidates=candidates,
+                groups=groups,
+                seconds=seconds,
+            )
+            labels[where] = found.labels
+            if others is not None and found.seconds is not None:
+                others[where] = found.seconds
+        return Labels(labels, others)
 
-    def _labels(self, slices: Slices) -> NDArray[np.int64]:
-        """Nearest centroid of every point; the last answer is kept, since steps ask for it in a row."""
-        values = np.concatenate(slices)
-        token = hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16).hexdigest()
-        if self._assigned is None or self._assigned[0] != token:
-            labels = self.assigner.nearest(self.rows, self.norms, Centroids(values))
-            self._assigned = (token, labels)
-        return self._assigned[1]
+    def _partial(
+        self, points: Points, own: Labels, n_clusters: int, centroids: NDArray[np.float32] | None
+    ) -> Partial:
+        """Sums and counts of all clusters; spread and loss as well where the centroids are given."""
+        sums = np.zeros((n_clusters, points.rows.shape[1]), np.int64)
+        counts = np.zeros(n_clusters, np.int64)
+        spread, loss = np.zeros((2, n_clusters), np.int64)
+        for where, rows in points.rows.chunks():
+            weights = None if points.weights is None else points.weights[where]
+            labels = own.first[where]
+            more = exact.cluster_sums(rows, labels, n_clusters, weights, self.assigner.n_threads)
+            sums += more[0]
+            counts += more[1]
+            if centroids is not None and own.second is not None:
+                squared = exact.squared_distances(rows, centroids, None, labels)
+                second = exact.squared_distances(rows, centroids, None, own.second[where])
+                weight = np.int64(1) if weights is None else weights
+                for total, value in ((spread, squared), (loss, np.minimum(second, 8.0) - squared)):
+                    np.add.at(total, labels, (value * SPREAD_UNIT).astype(np.int64) * weight)
+        if centroids is None:
+            return Partial(sums, counts)
+        return Partial(sums, counts, spread, loss)
+
+    # --- swaps ------------------------------------------------------------------------------
+
+    def pivots(
+        self, own: Labels, view: str, salt: int, chosen: NDArray[np.int64], *slices: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint64], NDArray[np.float32]]:
+        """A far point of each chosen cluster: the smallest U / D, D the distance to the centroid.
+
+        Returns:
+            Positions in `chosen` (m,), values (m,), keys (m, 2) and rows (m, d) of those that have one.
+        """
+        points = self._points(view)
+        centroids = np.concatenate(slices)
+        index, position = _inside(own.first, chosen, len(centroids))
+        rows = points.rows
+        distances = np.concatenate(
+            [
+                exact.squared_distances(part, centroids, mine - where.start, own.first[mine])
+                for where, part in rows.chunks()
+                for mine in (index[np.searchsorted(index, where.start) : np.searchsorted(index, where.stop)],)
+            ]
+        )
+        with np.errstate(divide="ignore"):
+            values = points.draws(salt)[index] / distances
+        finite = np.isfinite(values)
+        index, position, values = index[finite], position[finite], values[finite]
+        order = chance.order(values, points.keys[index], position)
+        order = order[chance.rank_in_group(position[order]) == 0]
+        first = index[order]
+        return position[order], values[order], points.keys[first], rows.take(first)
+
+    def halves(
+        self,
+        own: Labels,
+        view: str,
+        n_clusters: int,
+        chosen: NDArray[np.int64],
+        first: NDArray[np.float32],
+        second: NDArray[np.float32],
+    ) -> Partial:
+        """Divides each chosen cluster between two centres: sums and counts (2 q,) of their points."""
+        points = self._points(view)
+        index, position = _inside(own.first, chosen, n_clusters)
+        sums = np.zeros((2 * len(chosen), points.rows.shape[1]), np.int64)
+        counts = np.zeros(2 * len(chosen), np.int64)
+        for where, rows in points.rows.chunks():
+            mine = slice(np.searchsorted(index, where.start), np.searchsorted(index, where.stop))
+            local = index[mine] - where.start
+            side = np.empty(len(local), np.int32)
+            native.sides(rows, local, position[mine].astype(np.int32), first, second, side)
+            # rows of other clusters go to a bin of their own, which is dropped
+            labels = np.full(len(rows), 2 * len(chosen), np.int32)
+            labels[local] = side
+            weights = None if points.weights is None else points.weights[where]
+            more = exact.cluster_sums(rows, labels, 2 * len(chosen) + 1, weights, self.assigner.n_threads)
+            sums += more[0][:-1]
+            counts += more[1][:-1]
+        return Partial(sums, counts)
+
+    # --- what comes out ---------------------------------------------------------------------
+
+    def tally(
+        self, own: Labels, *slices: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Points (k,) of this block in each cluster, their weights (k,), and the inertia (units of 2^-48)."""
+        centroids = np.concatenate(slices)
+        points = self.everything
+        counts = np.bincount(own.first, minlength=len(centroids))
+        weights = counts
+        if points.weights is not None:
+            weights = np.zeros(len(centroids), np.int64)
+            np.add.at(weights, own.first, points.weights)
+        return counts, weights, points.total(self._distances(points, own.first, centroids))
+
+    def labels(self, own: Labels, renumbered: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Cluster of every point, numbered by `renumbered` (k,)."""
+        return renumbered[own.first]
+
+    def save(
+        self, own: Labels, writer: Writer, renumbered: NDArray[np.int64], *slices: NDArray[np.float32]
+    ) -> Any:
+        """Hands every point's cluster and exact squared distance to a writer; returns what it returns.
+
+        Args:
+            own: Labels before renumbering.
+            writer: Takes clusters (n,) and distances (n,).
+            renumbered: New number of each cluster.
+            slices: The centroids by their new numbers.
+        """
+        clusters = renumbered[own.first]
+        distances = self._distances(self.everything, clusters.astype(np.int32), np.concatenate(slices))
+        return writer(clusters, distances)
+
+
+_NO = np.empty(0, np.int64)
+
+
+def _moved(own: Labels, dissolved: NDArray[np.bool_] | None) -> NDArray[np.int32]:
+    """Where points begin to look: at their centroid, or their second where that was dissolved, or nowhere."""
+    if dissolved is None or own.second is None:
+        return own.first
+    start = np.where(dissolved[own.first], own.second, own.first)
+    gone = (start < 0) | dissolved[start]
+    return np.where(gone, np.int32(-1), start)
+
+
+def _inside(
+    labels: NDArray[np.int32], chosen: NDArray[np.int64], n_clusters: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Points of the chosen clusters, ascending, and the position in `chosen` of the cluster of each."""
+    place = np.full(n_clusters, -1, np.int64)
+    place[chosen] = np.arange(len(chosen))
+    position = place[labels]
+    index = np.flatnonzero(position >= 0)
+    return index, position[index]
+
+
+def _sliced(partial: Partial, sizes: Sequence[int]) -> Any:
+    edges = np.cumsum(sizes)[:-1]
+    columns = [np.split(c, edges) if c is not None else [None] * len(sizes) for c in partial]
+    parts = tuple(Partial(*part) for part in zip(*columns, strict=True))
+    return parts[0] if len(parts) == 1 else parts

@@ -41,6 +41,7 @@ class Seeding:
         squares: Their exact squared norms (n,).
         distances: Exact squared distances (n,) to the seeds so far; None when there are none.
         matmul: Route of the float32 product.
+        weights: Whole-numbered weights (n,); None: all one.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Seeding:
         squares: NDArray[np.float64],
         distances: NDArray[np.float64] | None,
         matmul: str = "numpy",
+        weights: NDArray[np.int64] | None = None,
     ) -> None:
+        self.weights = weights
         self.rows = rows
         self.matmul = route(matmul, rows.shape[1])
         self.keys = keys
@@ -88,12 +91,17 @@ class Seeding:
             self._threshold[row[mine]] = self._thresholds(row[mine])
             self._pairs = None
         u = chance.draws(self.mixed, np.uint64(salt))
+        if self.weights is not None:
+            with np.errstate(divide="ignore"):
+                u = u / self.weights
         if step == 0:
             index = chance.smallest(u, self.keys, count)
+            index = index[np.isfinite(u[index])]
             return (u[index], self.keys[index]), self.rows[index]
         with np.errstate(divide="ignore"):
             values = u / self.distances
-        weight = float(self.distances.sum())  # rounded: it only sizes the filter
+        # rounded: it only sizes the filter
+        weight = float(self.distances.sum() if self.weights is None else self.distances @ self.weights)
         near = np.flatnonzero(values <= 4 * count * _TWO_53 / weight) if weight > 0 else np.empty(0, np.int64)
         if len(near) < count:
             near = np.flatnonzero(np.isfinite(values))
@@ -110,7 +118,8 @@ class Seeding:
         """
         candidates = np.stack([proposed[block][row] for block, row in picks])
         half = (exact.squared_norms(candidates) / 2).astype(np.float32)
-        product = self.matmul(self.rows, np.ascontiguousarray(candidates.T))
+        product = np.empty((len(self.rows), len(candidates)), np.float32)
+        self.matmul(self.rows, np.ascontiguousarray(candidates.T), product)
         # one candidate after another, so that comparing and searching run along memory
         scores = np.subtract(half[:, None], product.T, order="C")
         hits = np.flatnonzero((scores <= self._threshold).ravel())
@@ -123,9 +132,10 @@ class Seeding:
         better = gain > 0
         self._pairs = (row[better], candidate[better], distance[better])
         units = exact.square_units(gain[better])
-        # halves of 24 bits: float64 sums of them are exact for 2^26 rows a block and more
-        high = np.bincount(candidate[better], (units >> 24).astype(np.float64), len(picks))
-        low = np.bincount(candidate[better], (units & 0xFFFFFF).astype(np.float64), len(picks))
+        high, low = np.zeros((2, len(picks)), np.int64)
+        weight = np.int64(1) if self.weights is None else self.weights[row[better]]
+        np.add.at(high, candidate[better], (units >> 24) * weight)
+        np.add.at(low, candidate[better], (units & 0xFFFFFF) * weight)
         return [(int(h) << 24) + int(part) for h, part in zip(high, low, strict=True)]
 
     def _thresholds(self, index: slice | NDArray[np.int64]) -> NDArray[np.float32]:

@@ -112,13 +112,21 @@ class RayWorkers(Workers):
         share = min(1.0, int(100 * cpus / max(1, len(readers))) / 100)
         return [_PointActor.options(num_cpus=share).remote([r], self.assigner) for r in self._readers]
 
-    def points(self, method: str, *args: Any, returns: int = 1) -> list[Any]:
+    def points(
+        self, method: str, *args: Any, own: Sequence[Handle] | None = None, returns: int = 1
+    ) -> list[Any]:
         """See `Workers.points`."""
         # an argument that is the same for all is put into the store once, not once a shard
         shared = [ray.put(a) if isinstance(a, np.ndarray) and a.nbytes > 100_000 else a for a in args]
+        mine: Sequence[Any] = [()] * len(self.point_shards) if own is None else [(handle,) for handle in own]
         return [
-            shard.call.options(num_returns=returns).remote(method, *shared) for shard in self.point_shards
+            shard.call.options(num_returns=returns).remote(method, *first, *shared)
+            for shard, first in zip(self.point_shards, mine, strict=True)
         ]
+
+    def nobody(self) -> list[None]:
+        """See `Workers.nobody`."""
+        return [None] * len(self.point_shards)
 
     def slice(self, index: int, function: str, *args: Any, returns: int = 1) -> Any:
         """See `Workers.slice`."""

@@ -45,10 +45,24 @@ class Workers(ABC):
     n_slices: int = 1
     monitor: Monitor | None = None
     _entered: tuple[Any, ...] = ()
+    _entered_by: Sequence[Handle] = ()
 
     @abstractmethod
-    def points(self, method: str, *args: Any, returns: int = 1) -> list[Any]:
-        """Calls a method of `PointBlock` on every block; a handle (or `returns` handles) for each."""
+    def points(
+        self, method: str, *args: Any, own: Sequence[Handle] | None = None, returns: int = 1
+    ) -> list[Any]:
+        """Calls a method of `PointBlock` on every block; a handle (or `returns` handles) for each.
+
+        Args:
+            method: Name of the method.
+            args: What all blocks get.
+            own: What each block gets before that.
+            returns: Handles that a call returns.
+        """
+
+    @abstractmethod
+    def nobody(self) -> list[None]:
+        """None for every block: an `own` for those that have nothing yet."""
 
     @abstractmethod
     def slice(self, index: int, function: str, *args: Any, returns: int = 1) -> Any:
@@ -76,18 +90,18 @@ class Workers(ABC):
         """Runs the conductor of a level over these workers: here, or where one holds all points."""
         return conductor(self, *args)
 
-    def enter(self, view: str, *selection: Any) -> int:
+    def enter(self, own: Sequence[Handle], view: str, *selection: Any) -> int:
         """Selects a view on every block (`PointBlock.select`) and remembers how; returns its points."""
-        self._entered = (view, *selection)
+        self._entered, self._entered_by = (view, *selection), own
+        return self.attempt(self._select, lambda: None)
 
-        def select() -> int:
-            return sum(int(count) for count in self.get(self.points("select", *self._entered)))
-
-        return self.attempt(select, lambda: None)
+    def _select(self) -> int:
+        told = self.points("select", *self._entered, own=self._entered_by)
+        return sum(int(count) for count in self.get(told))
 
     def leave(self) -> None:
         """Forgets the view entered last."""
-        self._entered = ()
+        self._entered = self._entered_by = ()
 
     def gather(self, keys: NDArray[np.uint64]) -> list[Handle]:
         """Centroid slices made of the points with these keys (m, 2), in that order."""
@@ -106,7 +120,7 @@ class Workers(ABC):
             try:
                 if lost is not None:
                     if self._entered:
-                        self.get(self.points("select", *self._entered))
+                        self._select()
                     restore()
                 return action()
             except WorkerRestartedError as error:
@@ -131,9 +145,17 @@ class LocalWorkers(Workers):
         self.blocks = list(blocks)
         self.n_slices = n_slices
 
-    def points(self, method: str, *args: Any, returns: int = 1) -> list[Any]:
+    def points(
+        self, method: str, *args: Any, own: Sequence[Handle] | None = None, returns: int = 1
+    ) -> list[Any]:
         """See `Workers.points`."""
-        return [getattr(block, method)(*args) for block in self.blocks]
+        if own is None:
+            return [getattr(block, method)(*args) for block in self.blocks]
+        return [getattr(block, method)(mine, *args) for block, mine in zip(self.blocks, own, strict=True)]
+
+    def nobody(self) -> list[None]:
+        """See `Workers.nobody`."""
+        return [None] * len(self.blocks)
 
     def slice(self, index: int, function: str, *args: Any, returns: int = 1) -> Any:
         """See `Workers.slice`."""

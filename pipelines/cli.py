@@ -82,6 +82,35 @@ def report(context: typer.Context, config: ConfigPath, overrides: Overrides = No
     _run(context, config, overrides, "report")
 
 
+@app.command("plan")
+def show_plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dimensions: Annotated[
+        int | None,
+        typer.Option(
+            "--dimensions", help="Length of an embedding, if it cannot be told.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+) -> None:
+    """Count the pool and estimate time, memory and disk of its run, which is not started."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from pipelines.config import load_config
+    from pipelines.plan import plan, show
+
+    found = plan(load_config(config, overrides), dimensions)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+    else:
+        console = Console(highlight=False)
+        show(found, console if console.is_terminal else Console(highlight=False, width=200))
+
+
 @app.command("config")
 def show_config() -> None:
     """List every config key with its default and its meaning."""

@@ -7,6 +7,7 @@ size, parent). The driver sees references, and a few numbers a cluster.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +19,18 @@ from numpy.typing import NDArray
 
 from curation import exact
 from curation.errors import CurationError
-from curation.hierarchy import Grown, Recipe, auto_clusters, grow
-from curation.kmeans import check_points
+from curation.hierarchy import Grown, Recipe, grow
+from curation.inputs import check_points
+from curation.levels import auto_clusters, auto_reason
 from curation.shards import RayWorkers
 from curation.workers import FIT_DONE
 from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RunError
+from pipelines.estimate import shards, stage_estimate
 from pipelines.progress import Progress
 from pipelines.store import Store
-
-_ROWS_A_SHARD = 4096  # fewer are not worth an actor
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,16 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     total = sum(rows)
     if not total:
         raise RunError("no sample is embedded, so there is nothing to cluster; see what was rejected and why")
-    recipe = _recipe(config, total)
+    recipe = recipe_of(config, total)
+    reasons = [auto_reason(total)] if config.cluster.n_clusters == "auto" else []
+    for reason in reasons:
+        progress.say(reason)
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    n_shards = shards(config, total, cpus)
+    estimate = stage_estimate(recipe, total, store.dimensions(parts[0]), n_shards, cpus)
+    began = time.monotonic()
     exponent = _exponent(config, store, parts)
-    shares = _shares(rows, _shards(config, total))
+    shares = _shares(rows, n_shards)
     readers = [
         PoolRows(store, [parts[i] for i in share], exponent, config.cluster.distance == "cosine")
         for share in shares
@@ -100,10 +108,12 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         check_points(workers, exponent)
 
         def save(leaves: Grown) -> None:
-            numbers = np.arange(len(leaves.sizes))
+            numbers = ray.put(leaves.renumbered)
             saved = [
-                shard.call.remote("save", Assignments(store, reader.parts, exponent), numbers, *leaves.slices)
-                for shard, reader in zip(workers.point_shards, readers, strict=True)
+                shard.call.remote(
+                    "save", own, Assignments(store, reader.parts, exponent), numbers, *leaves.slices
+                )
+                for shard, own, reader in zip(workers.point_shards, leaves.own, readers, strict=True)
             ]
             workers.get(saved)
 
@@ -128,11 +138,14 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         "asked": list(recipe.n_clusters),
         "inertia": grown[0].inertia / exact.SQUARE_UNIT * 4.0**exponent,
         "shards": len(readers),
-        "notes": notes,
+        "notes": reasons + notes,
+        "estimated_s": round(estimate, 1),
+        "took_s": round(time.monotonic() - began, 1),
     }
 
 
-def _recipe(config: Config, total: int) -> Recipe:
+def recipe_of(config: Config, total: int) -> Recipe:
+    """What a config asks to grow over `total` points."""
     wanted = config.cluster
     levels = auto_clusters(total) if wanted.n_clusters == "auto" else wanted.n_clusters
     return Recipe(
@@ -158,13 +171,6 @@ def _exponent(config: Config, store: Store, parts: Sequence[str]) -> int:
 @ray.remote(num_cpus=1)
 def _part_exponent(store: Store, part: str) -> int:
     return exact.grid_exponent(matrix(store.read_table(part, ["embedding"]).column("embedding")))
-
-
-def _shards(config: Config, total: int) -> int:
-    if config.cluster.shards != "auto":
-        return config.cluster.shards
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    return max(1, min(cpus, total // _ROWS_A_SHARD))
 
 
 def _shares(rows: Sequence[int], shards: int) -> list[list[int]]:

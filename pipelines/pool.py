@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import has_magic
@@ -12,7 +13,7 @@ from glob import has_magic
 import modalities
 from modalities.base import Modality, Part, Source
 from modalities.sources.embeddings import EmbeddingsSource
-from modalities.sources.paths import list_files
+from modalities.sources.paths import File, list_files
 from pipelines.config import Config
 from pipelines.errors import RequestError
 from pipelines.store import absolute
@@ -27,12 +28,14 @@ class Pool:
         modality: What its samples are.
         parts: Its parts in canonical order.
         fingerprint: Changes when the listing does: names, sizes, rows.
+        bytes: Of all files, as far as their sizes are known.
     """
 
     source: Source
     modality: Modality
     parts: list[Part]
     fingerprint: str
+    bytes: int
 
     @property
     def size(self) -> int:
@@ -75,7 +78,8 @@ def open_pool(config: Config) -> Pool:
         settings.format, where, column=settings.column, id_column=settings.id_column, modality=modality
     )
     parts = source.parts()
-    return Pool(source, modality, parts, _fingerprint(where, parts))
+    files = list_files(where).files
+    return Pool(source, modality, parts, _fingerprint(files, parts), sum(file.size or 0 for file in files))
 
 
 def _reaches(path: str, output: str) -> bool:
@@ -111,7 +115,7 @@ def is_embedded(pool: Pool) -> bool:
     return isinstance(pool.source, EmbeddingsSource)
 
 
-def _fingerprint(where: str | list[str], parts: list[Part]) -> str:
+def _fingerprint(files: Sequence[File], parts: list[Part]) -> str:
     """Hash of every part and of the name and size of every file.
 
     Times of change are left out: a pool that was copied, or shipped with a job, is the same pool.
@@ -119,7 +123,7 @@ def _fingerprint(where: str | list[str], parts: list[Part]) -> str:
     listing = hashlib.blake2b(digest_size=16)
     for part in parts:
         listing.update(json.dumps(part.spec, sort_keys=True).encode("utf-8", "surrogateescape"))
-    for file in list_files(where).files:
+    for file in files:
         listing.update(f"\n{file.name}\0{file.size}".encode("utf-8", "surrogateescape"))
     return listing.hexdigest()
 

@@ -118,6 +118,11 @@ class Store:
         with self.filesystem.open(self.path(rel), "rb") as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
 
+    def dimensions(self, rel: str) -> int:
+        """Length of an embedding of a Parquet file of embeddings, from its footer."""
+        with self.filesystem.open(self.path(rel), "rb") as file:
+            return int(pq.ParquetFile(file).schema_arrow.field("embedding").type.list_size)
+
     def delete(self, rel: str) -> None:
         """Delete a file or a whole folder; nothing happens where there is none."""
         filesystem, path = self.filesystem, self.path(rel)

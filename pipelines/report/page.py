@@ -17,6 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from pipelines.quantities import duration
+
 
 def render(**data: Any) -> str:
     """The page for the data that `page.html.j2` names; everything but `Markup` is escaped."""
@@ -43,16 +45,6 @@ def render(**data: Any) -> str:
         scripts=[Markup(script) for script in scripts],
         **data,
     )
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: 3.2 s, 4 min 10 s, 2 h 5 min."""
-    if seconds is None:
-        return "?"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _sha256(script: str) -> str:

@@ -15,6 +15,9 @@ from pipelines.store import Store
 
 STAGES = {"embed": "embeddings", "cluster": "tree", "sample": "curated", "export": "export"}
 
+TIMES = ("estimated_s", "took_s")
+"""What a stage was expected to take, and what it took."""
+
 # Reasons may quote the sample (a size, a byte offset); a pool of nothing but such must not fill the memory.
 _REASONS = 1000
 OTHER = "other reasons"
@@ -35,7 +38,8 @@ class Provenance:
     """What the manifests say, stage by stage.
 
     Attributes:
-        stages: for every finished stage, in their order: `stage`, `seconds`, `counts`.
+        stages: for every finished stage, in their order: `stage`, `seconds`, `counts`, and `TIMES` where it
+            was estimated before it began.
         versions: package to version, where the stages disagree all of them.
         notes: what the stages thought worth saying to a person.
     """
@@ -69,9 +73,10 @@ def read_manifests(store: Store) -> Provenance:
         manifest = read_manifest(store, folder)
         if manifest is None:
             continue
-        counts = {k: v for k, v in manifest.counts.items() if isinstance(v, int | float) and k != "digest"}
+        numbers = {k: v for k, v in manifest.counts.items() if isinstance(v, int | float) and k != "digest"}
+        times = {name: numbers.pop(name) for name in TIMES if name in numbers}
         result.notes += [str(note) for note in manifest.counts.get("notes", [])]
-        result.stages.append({"stage": stage, "seconds": manifest.seconds, "counts": counts})
+        result.stages.append({"stage": stage, "seconds": manifest.seconds, "counts": numbers} | times)
         for package, version in manifest.versions.items():
             known = versions.setdefault(package, [])
             if version not in known:

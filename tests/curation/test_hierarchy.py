@@ -1,15 +1,13 @@
 """Levels, resampling, and what happens when there is too little to cluster."""
 
-import itertools
-
 import numpy as np
 import pytest
 
 from curation import CurationError, HierarchicalKMeans
 from curation.chance import keys_of
 from curation.exact import squared_distances
-from curation.hierarchy import Recipe, auto_clusters, grow
-from curation.kmeans import grid_rows
+from curation.hierarchy import Recipe, grow
+from curation.inputs import grid_rows
 from curation.points import PointBlock
 from curation.workers import LocalWorkers
 from tests.curation.pools import blobs
@@ -87,15 +85,6 @@ def test_auto_resampling_follows_the_authors():
     ]
     assert points == [0, 10, 5, 3]
     assert recipe.fits(743_000_000) == 1 + 3 * 11
-
-
-@pytest.mark.parametrize("n", [1, 9, 10, 1000, 30_000, 10**6, 743 * 10**6, 10**10])
-def test_auto_levels_decrease_and_leave_ten_samples_a_leaf(n):
-    levels = auto_clusters(n)
-    assert all(low > high >= 1 for low, high in itertools.pairwise(levels))
-    assert levels[0] * 10 <= max(n, 10)
-    if n == 743 * 10**6:
-        assert levels == [10_000_000, 500_000, 50_000, 10_000]
 
 
 def test_a_level_with_fewer_distinct_inputs_takes_one_cluster_each_and_says_so():

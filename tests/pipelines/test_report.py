@@ -16,8 +16,8 @@ from curation.tree import Level, Tree
 from pipelines.config import Config
 from pipelines.errors import RunError
 from pipelines.progress import Progress
+from pipelines.quantities import duration
 from pipelines.report import figures, occupancy, report, shown
-from pipelines.report.page import duration
 from pipelines.store import Store
 
 from .finished import LEAVES, MIDDLE, TOP, Run, configured
@@ -204,6 +204,13 @@ def test_numbers_and_reasons_are_on_the_page_escaped(run):
     assert "level 2 takes one cluster an input &amp; says so" in run.html
     assert "1 min 15 s" in run.html
     assert [(r["reason"], r["count"]) for r in run.metrics["rejects"]] == [("empty", 2), ("<i>torn</i>", 1)]
+
+
+def test_the_estimate_stands_beside_what_the_stage_took(run):
+    assert "estimated at 1 min 1 s and took 1 min 14 s" in run.html
+    times = {s["stage"]: (s["estimated_s"], s["took_s"]) for s in run.metrics["stages"] if "took_s" in s}
+    assert times == {"cluster": (61.0, 74.5)}
+    assert all("took_s" not in stage["counts"] for stage in run.metrics["stages"])
 
 
 @pytest.mark.parametrize(

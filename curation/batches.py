@@ -1,0 +1,128 @@
+"""A start in ten batches: D^2 sampling (Arthur and Vassilvitskii, SODA 2007), many seeds at a time.
+
+A tenth of the seeds are drawn uniformly. Each further batch draws twice the points that it wants, with
+weights D (the squared distance to the nearest seed so far), thins them among themselves, again by D^2
+sampling, and lets the new seeds attract the points around them. In all each point is compared with
+each seed once, which costs as much as one assignment, and yields the first labels; in a sketch of the
+points (`curation.sketch`), a fraction of it. Draws are hashes and D is exact, so the seeds do not
+depend on where the points live.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation import chance, exact
+
+if TYPE_CHECKING:
+    from curation.workers import Handle, Workers
+
+BATCHES = 10
+_OVERDRAW = 2
+
+Drawn = tuple[NDArray[np.uint64], NDArray[np.float64]]
+"""Keys (m, 2) and squared distances D (m,) of drawn points."""
+
+
+def start(
+    workers: Workers, view: str, n_clusters: int, place: tuple[int, int, int], directions: Handle | None
+) -> tuple[list[Handle], int]:
+    """Labels of a view's points by the nearest of `n_clusters` drawn seeds.
+
+    Args:
+        workers: Who holds the points.
+        view: The points.
+        n_clusters: Seeds wanted.
+        place: (seed, level, resampling step), the salt of the draws.
+        directions: Handle of the directions to look along; None for all dimensions.
+
+    Returns:
+        The labels, a handle a block, and the number of seeds: fewer than wanted where there are fewer
+        distinct points (or, along directions, points that these tell apart).
+    """
+    own: list[Handle] | None = None
+    found = 0
+    empty = 0
+    batch = 0
+    while found < n_clusters and empty < 2:
+        wanted = min(n_clusters - found, -(-n_clusters // BATCHES))
+        step = partial(_batch, workers, view, own, wanted, found, (*place, batch), directions)
+        own, more = workers.attempt(step, lambda: None)
+        found += more
+        empty = empty + 1 if not more else 0
+        batch += 1
+        workers.tick("seeding", found, n_clusters)
+    return workers.points("attracted", own=own), found
+
+
+def _batch(
+    workers: Workers,
+    view: str,
+    own: list[Handle] | None,
+    wanted: int,
+    found: int,
+    place: tuple[int, ...],
+    directions: Handle | None,
+) -> tuple[list[Handle] | None, int]:
+    """One batch: what the blocks know after it, and how many seeds it brought."""
+    count = wanted if own is None else _OVERDRAW * wanted
+    purpose = chance.Purpose.FIRST_SEED if own is None else chance.Purpose.SEED_CANDIDATES
+    salt = int(chance.salt(place[0], purpose, *place[1:]))
+    nobody = [None] * len(own) if own is not None else workers.nobody()
+    offers = workers.get(workers.points("offer", view, salt, count, own=own or nobody))
+    values, keys, distances = (np.concatenate(column) for column in zip(*offers, strict=True))
+    best = chance.smallest(values, keys, count)
+    if not len(best):
+        return own, 0
+    drawn = keys[best], distances[best]
+    rows = workers.points("rows_of", keys[best], directions)
+    seeds, told = workers.slice(0, "thin", wanted, salt, drawn, *rows, returns=2)
+    own = workers.points("attract", view, directions, found, seeds, own=own or nobody)
+    return own, int(workers.get([told])[0])
+
+
+def thinned(
+    rows: NDArray[np.float32],
+    keys: NDArray[np.uint64],
+    distances: NDArray[np.float64],
+    wanted: int,
+    salt: int,
+) -> NDArray[np.int64]:
+    """Which of some drawn points to keep: D^2 sampling among them, with what others have taken taken off.
+
+    Each step is a single draw, so it inverts the cumulative sum of integer weights over the points in
+    the order of their keys, where U / w would be biased. m (wanted) operations and their squared
+    distances, m^2 d; equal points are kept once.
+
+    Args:
+        rows: Drawn points (m, d).
+        keys: Their keys (m, 2).
+        distances: Their exact squared distances (m,) to the seeds so far.
+        wanted: Points to keep.
+        salt: Salt of the draws.
+    """
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    rows, left = rows[order], exact.square_units(distances[order])
+    # fewer bits where the sum of all would leave int64
+    shift = np.int64(max(0, int(left.max()).bit_length() + len(left).bit_length() - 62))
+    left = left >> shift
+    wide = rows.astype(np.float64)
+    squares = exact.squared_norms(rows)
+    luck = chance.splitmix64(np.arange(wanted, dtype=np.uint64) ^ np.uint64(salt))
+    kept = []
+    for u in luck:
+        edges = np.cumsum(left)
+        if edges[-1] <= 0:
+            break
+        # u / 2^64 of the total, in integers
+        target = (int(u) * int(edges[-1])) >> 64
+        new = int(np.searchsorted(edges, target, side="right"))
+        kept.append(new)
+        squared = squares + squares[new] - 2 * (wide @ wide[new])
+        left = np.minimum(left, exact.square_units(squared) >> shift)
+        left[new] = 0
+    return order[np.asarray(kept, np.int64)]

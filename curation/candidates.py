@@ -1,0 +1,108 @@
+"""Which centroids are worth a look for a point: those near its last one.
+
+Centroids are gathered into groups of about sixteen. The candidates of a group are the nearest
+neighbours of its members, found among the members of the nearest groups. Everything is a function
+of the centroids alone, in exact float64 arithmetic, so that every worker finds the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation import exact
+
+GROUP = 16  # centroids a group
+NEIGHBOURS = 24  # nearest centroids of each that its group looks at
+NEAR_GROUPS = 16  # groups in which these are looked for
+_ROUNDS = 2  # of k-means over the centroids, to make the groups
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Groups of centroids and whom their points look at.
+
+    Attributes:
+        groups: Group of each centroid (k,), int32.
+        offsets: Where the candidates of each group start and the last ones end (groups + 1,), int64.
+        members: The candidates, group after group, ascending within each, int32.
+    """
+
+    groups: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    members: NDArray[np.int32]
+
+
+def nearby(centroids: NDArray[np.float32], neighbours: int = NEIGHBOURS) -> Candidates:
+    """Candidates of k centroids (k, d) on the grid.
+
+    About k (k / 16) d operations for the groups and k 256 d for the neighbours, in float64.
+    """
+    groups, middles = _grouped(centroids)
+    index = np.argsort(groups, kind="stable")
+    edges = np.searchsorted(groups[index], np.arange(len(middles) + 1))
+    near = _nearest(middles, middles, min(NEAR_GROUPS, len(middles)))
+    found = []
+    values = centroids.astype(np.float64)
+    squares = exact.squared_norms(centroids)
+    for group in range(len(middles)):
+        own = index[edges[group] : edges[group + 1]]
+        pool = np.sort(np.concatenate([index[edges[g] : edges[g + 1]] for g in near[group]]))
+        found.append(_union_of_nearest(values, squares, own, pool, neighbours))
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in found])]).astype(np.int64)
+    return Candidates(groups.astype(np.int32), offsets, np.concatenate(found).astype(np.int32))
+
+
+def _grouped(centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Group of each centroid (k,) and the groups' means (g, d): a few rounds of k-means, none empty."""
+    middles = centroids[::GROUP]
+    for _ in range(_ROUNDS):
+        groups = _nearest(centroids, middles, 1)[:, 0]
+        sums, counts = exact.cluster_sums(centroids, groups, len(middles))
+        middles = exact.mean_on_grid(sums[counts > 0], counts[counts > 0], unit_norm=False)
+    groups = _nearest(centroids, middles, 1)[:, 0]
+    kept, groups = np.unique(groups, return_inverse=True)
+    return groups, middles[kept]
+
+
+def _nearest(rows: NDArray[np.float32], others: NDArray[np.float32], m: int) -> NDArray[np.int64]:
+    """The m nearest of the others for every row (n, m), ascending by index, ties to the lower index."""
+    squares = exact.squared_norms(others)
+    transposed = others.T.astype(np.float64)
+    out = np.empty((len(rows), m), np.int64)
+    step = max(1, 4_000_000 // len(others))
+    for start in range(0, len(rows), step):
+        scores = squares - 2 * (rows[start : start + step].astype(np.float64) @ transposed)
+        out[start : start + step] = _smallest(scores, m)
+    return out
+
+
+def _smallest(scores: NDArray[np.float64], m: int) -> NDArray[np.int64]:
+    """Columns of the m smallest of every row (n, m), ascending by column, ties to the lower column."""
+    if m == 1:
+        return scores.argmin(axis=1)[:, None]
+    if m >= scores.shape[1]:
+        return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+    limit = np.partition(scores, m - 1, axis=1)[:, m - 1 : m]
+    below = scores < limit
+    # of those that equal the m-th smallest, the first few
+    equal = scores == limit
+    room = m - below.sum(axis=1, keepdims=True)
+    below |= equal & (np.cumsum(equal, axis=1) <= room)
+    return np.nonzero(below)[1].reshape(-1, m)
+
+
+def _union_of_nearest(
+    values: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    own: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    neighbours: int,
+) -> NDArray[np.int64]:
+    """Those of the pool, ascending, that are among the nearest of any member of a group, itself included."""
+    if len(pool) <= neighbours:
+        return pool
+    scores = squares[pool] - 2 * (values[own] @ values[pool].T)
+    return pool[np.unique(_smallest(scores, neighbours))]

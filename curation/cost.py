@@ -1,0 +1,261 @@
+"""What clustering takes, before it is done: operations, bytes and memory from n, d, k and the recipe.
+
+A model, not a promise: how many iterations a pool needs, and how many centroids stay candidates of a
+point, is known afterwards. The constants below are what the benchmark cases showed; they are all
+there is to fit again when the engine changes (docs/plan.md says how).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from curation.fit import Plan
+    from curation.hierarchy import Recipe
+
+ITERATIONS = 24
+"""Of a fit until it gains less than its tolerance; without one it goes on to the most it may make."""
+LLOYD_ITERATIONS = 25
+"""The same where every iteration scans all centroids."""
+RESAMPLED_ITERATIONS = 20
+"""The same on resampled points."""
+CANDIDATES = 85
+"""Centroids that a point compares itself with in an iteration, in the mean."""
+FEW = 512
+"""Clusters up to which an iteration scans them all, as in `curation.fit`."""
+GROUP = 16
+"""Centroids whose points share their candidates."""
+SEED_BATCHES = 10
+"""Batches of the start, in which every point meets every seed once, in the sketch."""
+SKETCH = 48
+"""Dimensions of the sketch, as in `curation.sketch`; there is one where points have `SKETCHED` as many."""
+SKETCHED = 3
+FAR_SCANS = 4
+"""Scans of all centroids in the sketch during a fit: those of its hints, and the last."""
+UPDATES = 5.0
+"""Time of an update with its swaps over that of adding up the rows of each cluster."""
+NEIGHBOURHOOD = 256
+"""Centroids among which the neighbours of a centroid are looked for."""
+PREPARED = 15
+"""Updates that take as long as bringing the rows onto the grid, naming them and sketching them."""
+LISTING = 10.0
+"""Time of neighbour lists over that of their products: they are sorted as well."""
+ROUND = 0.0005
+"""Seconds of a round in which whoever conducts hears from every worker, inside one process."""
+ALONE = 1_000_000
+"""Inputs of an upper level that one worker takes alone, as in `curation.shards`."""
+
+KEY_BYTES, STATE_BYTES = 16, 40
+"""Of a point beside its coordinates: its key; norms, labels, candidates and distances."""
+PROCESS_BYTES = 350_000_000
+"""Of a worker's process before it holds anything."""
+TILE_BYTES = 16_000_000
+"""Of a thread: a tile of scores with the rows and centroids that it is made of."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to do.
+
+    Attributes:
+        scanned: Pairs of a point and a centroid in scans of all centroids.
+        sketched: Pairs in scans of the sketch.
+        restricted: Pairs in looks at candidates.
+        blocks: Groups of points that look at candidates together, of one worker.
+        read: Rows that pass through products.
+        updated: Rows that updates and draws read, each in the order of the clusters.
+        between: Operations on centroids alone, in float64 on one thread.
+        rounds: Times that the driver waits for all workers.
+    """
+
+    scanned: float = 0.0
+    sketched: float = 0.0
+    restricted: float = 0.0
+    blocks: float = 0.0
+    read: float = 0.0
+    updated: float = 0.0
+    between: float = 0.0
+    rounds: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, times: float) -> Work:
+        return Work(*(times * mine for mine in astuple(self)))
+
+    def operations(self, dimensions: int) -> float:
+        """Floating-point operations; a multiplication and an addition are two."""
+        pairs = dimensions * (self.scanned + self.restricted) + SKETCH * self.sketched
+        return 2.0 * pairs + self.between
+
+    def row_bytes(self, dimensions: int, item: int = 4) -> float:
+        """Bytes of rows that are read from memory, at `item` bytes a coordinate."""
+        return (self.read + self.updated) * dimensions * item
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a machine is with all its threads together, at the dimensions of a pool.
+
+    Attributes:
+        threads: Threads that were at work.
+        gemm: Operations a second of a bare float32 matrix product.
+        pair: Seconds a pair in a scan of all centroids.
+        sketch: Seconds a pair in a scan of the sketch.
+        near: Seconds a pair in a look at candidates.
+        block: Seconds a group of points in it, whatever its size.
+        update: Bytes of rows a second that are added up cluster by cluster.
+        memory: Bytes a second that a copy reads and writes.
+        double: Operations a second of a float64 matrix product on one thread.
+    """
+
+    threads: int
+    gemm: float
+    pair: float
+    sketch: float
+    near: float
+    block: float
+    update: float
+    memory: float
+    double: float
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who does it: `shards` workers of `threads` threads each, `round` seconds away from who conducts."""
+
+    shards: int = 1
+    threads: int = 1
+    round: float = ROUND
+
+
+def fit_work(n: int, d: int, k: int, plan: Plan, iterations: int = ITERATIONS) -> Work:
+    """One k-means fit of n points (n, d) with k clusters, without the assignment that follows it."""
+    candidates, lloyd = near(k), plan.algorithm == "lloyd"
+    expected = LLOYD_ITERATIONS if lloyd else iterations
+    times = min(expected, plan.max_iter) if plan.tol > 0 else plan.max_iter
+    work = _start(n, d, k, plan)
+    if lloyd or candidates == k:
+        return work + Work(scanned=float(n) * k, read=n, updated=n, rounds=2) * times
+    each = Work(
+        restricted=float(n) * candidates,
+        blocks=k / GROUP,
+        read=n,
+        updated=n,
+        between=neighbour_work(k, d),
+        rounds=3,
+    )
+    return work + each * times + far_work(n, d, k) * FAR_SCANS
+
+
+def near(k: int) -> int:
+    """Centroids out of k that a point looks at in an iteration."""
+    return k if k <= FEW else CANDIDATES
+
+
+def scan_work(n: int, k: int) -> Work:
+    """One assignment of n points to the nearest of all k centroids."""
+    return Work(scanned=float(n) * k, read=n, rounds=1)
+
+
+def far_work(n: int, d: int, k: int) -> Work:
+    """A scan of all k centroids in the sketch of n points, or in all dimensions where there is none."""
+    if not is_sketched(d):
+        return scan_work(n, k) + Work(updated=n)
+    return Work(sketched=float(n) * k, read=n * SKETCH / d, updated=n, rounds=2)
+
+
+def is_sketched(d: int) -> bool:
+    """Whether points of d dimensions have a sketch."""
+    return d >= SKETCHED * SKETCH
+
+
+def neighbour_work(k: int, d: int) -> float:
+    """Float64 operations of the candidates of k centroids: their groups, and neighbours in near groups."""
+    width = SKETCH if is_sketched(d) else d
+    return LISTING * 2.0 * width * k * (k / GROUP + min(k, NEIGHBOURHOOD))
+
+
+def _start(n: int, d: int, k: int, plan: Plan) -> Work:
+    if plan.init == "k-means++":  # each step reads all rows for its few candidates
+        drawn = 2 + int(math.log(k))
+        return Work(scanned=float(n) * k * drawn, read=float(n) * k, updated=float(n) * k, rounds=2 * k)
+    if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d):
+        return Work(scanned=float(n) * k, read=SEED_BATCHES * n, updated=n, rounds=3 * SEED_BATCHES)
+    # the seeds attract points, and their means once more
+    return far_work(n, d, k) * 2 + Work(rounds=3 * SEED_BATCHES)
+
+
+def prepared_work(n: int) -> Work:
+    """What is done with n points once, before the first fit."""
+    return Work(updated=PREPARED * n)
+
+
+def level_work(recipe: Recipe, level: int, n: int, d: int) -> Work:
+    """A level of a tree: its fit, its resampling steps, and the assignment of its n inputs in the end."""
+    k = min(recipe.n_clusters[level - 1], n)
+    work = fit_work(n, d, k, recipe.plan) + scan_work(n, k)
+    points = recipe.points_of(level, n)
+    if points:
+        step = fit_work(min(n, points * k), d, k, recipe.plan, RESAMPLED_ITERATIONS) + _reassignment(n, d, k)
+        work += step * recipe.resample_steps
+    return work
+
+
+def _reassignment(n: int, d: int, k: int) -> Work:
+    """All inputs find their cluster after a resampling step, and its closest points are chosen."""
+    scan = scan_work(n, k) if k <= FEW else far_work(n, d, k)
+    return scan + Work(updated=n, rounds=2)
+
+
+def tree_work(recipe: Recipe, n: int, d: int) -> list[Work]:
+    """The levels of a tree over n points (n, d), from the leaves up."""
+    inputs = [n, *recipe.n_clusters]
+    levels = range(1, len(recipe.n_clusters) + 1)
+    return [level_work(recipe, i, inputs[i - 1], d) + prepared_work(inputs[i - 1]) for i in levels]
+
+
+def seconds(work: Work, d: int, rates: Rates, crew: Crew) -> float:
+    """Time of some work on points of d dimensions, for a crew on the machine of these rates.
+
+    Every shard meets every group, so the cost of a group grows with the shards that share the points.
+    """
+    share = crew.shards * crew.threads / rates.threads
+    together = (
+        work.scanned * rates.pair
+        + work.sketched * rates.sketch
+        + work.restricted * rates.near
+        + work.blocks * crew.shards * rates.block
+        + UPDATES * work.updated * 4 * d / rates.update
+    )
+    return together / share + work.between / rates.double + work.rounds * crew.round
+
+
+def tree_seconds(recipe: Recipe, n: int, d: int, rates: Rates, crew: Crew) -> list[float]:
+    """Time of each level; one worker of the crew takes an upper level alone where it is small."""
+    inputs = [n, *recipe.n_clusters]
+    alone = Crew(1, crew.threads)  # conducts itself
+    return [
+        seconds(work, d, rates, crew if level == 0 or inputs[level] > ALONE else alone)
+        for level, work in enumerate(tree_work(recipe, n, d))
+    ]
+
+
+def point_bytes(d: int) -> int:
+    """Memory of a resident point."""
+    return 4 * d + KEY_BYTES + STATE_BYTES
+
+
+def actor_bytes(n: int, d: int, k: int, crew: Crew, budget: int | None = None) -> int:
+    """Memory of one worker of a crew that holds n points: its rows, or a budget where it streams them.
+
+    Beside them it holds the centroids, and a table of sums for each thread.
+    """
+    mine = -(-n // crew.shards)
+    rows = mine * point_bytes(d)
+    if budget is not None and rows > budget:
+        rows = budget + mine * (KEY_BYTES + STATE_BYTES)
+    tables = k * d * (4 + 8 * crew.threads)
+    return rows + tables + crew.threads * TILE_BYTES + PROCESS_BYTES

@@ -1,0 +1,421 @@
+"""The two ways to fit centroids to a view of the points, written once against `Workers`.
+
+`lloyd` is Lloyd's algorithm (IEEE Trans. Inf. Theory, 1982): full scans until nothing moves. `fast`
+reaches the same objective or a lower one at a fraction of the cost:
+
+1. it starts from D^2 sampling in batches, in a sketch of the points (`batches`, `sketch`);
+2. its iterations compare a point with the centroids near its last one (`candidates`);
+3. every other iteration moves centroids from where they are hardly missed to where one is (`swaps`);
+4. now and then a scan of the sketch lets points find better centroids further off (`PointBlock.hint`).
+
+With few clusters, candidates stop paying and every iteration scans them all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation import sketch
+from curation.batches import start
+from curation.chance import Purpose, salt, smallest
+from curation.seeding import seed
+from curation.swaps import Swapped, swap
+from curation.workers import Handle, Workers
+
+if TYPE_CHECKING:
+    from curation.centroids import News
+
+Distance = Literal["euclidean", "cosine"]
+Algorithm = Literal["auto", "lloyd"]
+Init = Literal["auto", "k-means++"]
+
+FEW = 512
+"""Clusters up to which every iteration scans them all: candidates would be a quarter of them."""
+
+_SHARE = 0.25  # of all centroids: candidates that are more do not pay
+_HINTS = (2, 5)  # iterations that begin with a scan of the sketch
+_CALM = 500  # swaps end when fewer than one in so many clusters was swapped
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to fit.
+
+    Attributes:
+        max_iter: Most iterations.
+        tol: Stop when an iteration lowers the objective by at most this share of it; 0: when nothing moves.
+        distance: "cosine" renormalises every centroid (spherical k-means).
+        algorithm: "auto" for the fast recipe, "lloyd" for full scans.
+        init: "auto" for D^2 sampling in batches, "k-means++" for the greedy kind.
+    """
+
+    max_iter: int = 50
+    tol: float = 1e-4
+    distance: Distance = "euclidean"
+    algorithm: Algorithm = "auto"
+    init: Init = "auto"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Centroids of a fit, in slices.
+
+    Attributes:
+        slices: Handles of the centroid slices.
+        n_clusters: Centroids in all; fewer than asked for where there are fewer distinct points.
+        n_iter: Iterations made.
+    """
+
+    slices: list[Handle]
+    n_clusters: int
+    n_iter: int
+
+
+Watcher = Callable[[int, list[Handle]], Any]
+"""Called with the number of iterations made and the centroid slices, after every iteration."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Points to fit centroids to.
+
+    Attributes:
+        workers: Who holds the points.
+        name: The view of their points.
+        count: Number of points in it.
+        place: (seed, level, resampling step), the salt of every draw.
+        directions: Handle of the directions of their sketch; None where a sketch does not pay.
+    """
+
+    workers: Workers
+    name: str
+    count: int
+    place: tuple[int, int, int]
+    directions: Handle | None
+
+    def square_total(self) -> int:
+        """Sum of the squared norms of the view, in units of 2^-48."""
+
+        def ask() -> int:
+            found = self.workers.get(self.workers.points("square_total", self.name))
+            return sum(int(part) for part in found)
+
+        return self.workers.attempt(ask, lambda: None)
+
+
+def directions_of(workers: Workers, place: tuple[int, int]) -> Handle | None:
+    """Directions of the sketch of the workers' points for a (seed, level); None where it does not pay."""
+    if not sketch.pays(workers.get(workers.points("dimensions")[:1])[0]):
+        return None
+    word = int(salt(place[0], Purpose.SKETCH, place[1]))
+    told = workers.get(workers.points("sample", word, sketch.SAMPLE))
+    values, keys = (np.concatenate(column) for column in zip(*told, strict=True))
+    found = workers.points("rows_of", keys[smallest(values, keys, sketch.SAMPLE)])
+    return workers.slice(0, "directions", *found)
+
+
+def fit_centroids(view: View, n_clusters: int, plan: Plan, watch: Watcher | None = None) -> Fit:
+    """Clusters a view of the points.
+
+    Args:
+        view: The points.
+        n_clusters: Clusters wanted.
+        plan: How.
+        watch: Called after every iteration.
+    """
+    if plan.algorithm == "lloyd":
+        return _Lloyd(view, plan, watch).run(n_clusters)
+    return _Fast(view, plan, watch).run(n_clusters)
+
+
+class _Descent:
+    """What both algorithms share: assigning, updating, and knowing when to stop."""
+
+    def __init__(self, view: View, plan: Plan, watch: Watcher | None) -> None:
+        self.view, self.plan, self.watch = view, plan, watch
+        self.workers = view.workers
+        self.own: list[Handle] | None = None
+        self.slices: list[Handle] = []
+        self.squares = view.square_total()
+        self.objective: int | None = None
+        self.swapped = Swapped([], None, 0)
+        self.n_iter = 0
+
+    def assign(
+        self,
+        directions: Handle | None,
+        slices: list[Handle],
+        *,
+        candidates: Handle | None = None,
+        dissolved: Any = None,
+        swaps: bool = False,
+    ) -> list[list[Handle]]:
+        """`PointBlock.assign` on every block; keeps the labels and returns the partials."""
+        own = self.own if self.own is not None else self.workers.nobody()
+        return self._keep(
+            self.workers.points(
+                "assign",
+                self.view.name,
+                directions,
+                candidates,
+                dissolved,
+                swaps,
+                *slices,
+                own=own,
+                returns=1 + len(slices),
+            )
+        )
+
+    def _keep(self, told: list[Any]) -> list[list[Handle]]:
+        self.own = [labels for labels, *_ in told]
+        return [parts for _, *parts in told]
+
+    def update(
+        self, slices: list[Handle | None], partials: list[list[Handle]]
+    ) -> tuple[list[Handle], list[News]]:
+        """Moves every centroid to the mean of its points."""
+        unit_norm = self.plan.distance == "cosine"
+        moved = [
+            self.workers.slice(i, "update", part, unit_norm, *(block[i] for block in partials), returns=2)
+            for i, part in enumerate(slices)
+        ]
+        news = self.workers.get([told for _, told in moved])
+        return [new for new, _ in moved], news
+
+    def step(self, action: Callable[[], list[News]]) -> list[News]:
+        """One iteration: does it, again where a worker was lost, and tells who watches."""
+        news = self.workers.attempt(action, lambda: None)
+        self.n_iter += 1
+        self.workers.tick("iterations", self.n_iter, self.plan.max_iter)
+        if self.watch is not None:
+            self.watch(self.n_iter, self.slices)
+        return news
+
+    def gained(self, news: list[News]) -> bool:
+        """Takes note of the objective before the update; whether the last iteration lowered it enough."""
+        before, self.objective = self.objective, self.squares + sum(part.terms for part in news)
+        return before is None or before - self.objective > self.plan.tol * before
+
+    def seeded(self, n_clusters: int) -> int:
+        """Greedy k-means++ as a start; the number of seeds."""
+        self.slices = seed(self.workers, self.view.name, n_clusters, self.view.place)
+        sizes = [self.workers.slice(i, "size", part) for i, part in enumerate(self.slices)]
+        return sum(self.workers.get(sizes))
+
+    def drawn(self, n_clusters: int, directions: Handle | None) -> tuple[int, list[int]]:
+        """D^2 sampling in batches as a start: labels; the number of seeds, and sizes of the slices."""
+        self.own, found = start(self.workers, self.view.name, n_clusters, self.view.place, directions)
+        n_slices = min(self.workers.n_slices, found)
+        edges = [found * i // n_slices for i in range(n_slices + 1)]
+        return found, [high - low for low, high in itertools.pairwise(edges)]
+
+    def lifted(self, sizes: list[int], directions: Handle | None) -> list[Handle]:
+        """Means of the labelled points, of those of their sketch if directions are given."""
+        told = self.workers.points(
+            "reduce", self.view.name, directions, sizes, own=self.own, returns=len(sizes)
+        )
+        partials = [(parts,) for parts in told] if len(sizes) == 1 else told
+        return self.update([None] * len(sizes), partials)[0]
+
+
+class _Lloyd(_Descent):
+    """Full scans until nothing moves, or gains are below the tolerance."""
+
+    def run(self, n_clusters: int) -> Fit:
+        if self.plan.init == "k-means++":
+            found = self.seeded(n_clusters)
+        else:
+            found, sizes = self.drawn(n_clusters, None)
+            self.slices = self.workers.attempt(partial(self.lifted, sizes, None), lambda: None)
+        while self.n_iter < self.plan.max_iter:
+            news = self.step(self._iterate)
+            if not any(part.moved for part in news):
+                break
+            if not self.gained(news) and self.plan.tol > 0:
+                break
+        return Fit(self.slices, found, self.n_iter)
+
+    def _iterate(self) -> list[News]:
+        self.own = None
+        self.slices, news = self.update(self.slices, self.assign(None, self.slices))
+        return news
+
+
+class _Fast(_Descent):
+    """The recipe of the module's docstring."""
+
+    def run(self, n_clusters: int) -> Fit:
+        self.few = n_clusters <= FEW
+        self.directions = None if self.few else self.view.directions
+        found = self._begin(n_clusters)
+        swapped, swapping, sure = n_clusters, True, False
+        while self.n_iter < self.plan.max_iter:
+            number = self.n_iter + 1
+            swaps = swapping and number % 2 == 1 and number < self.plan.max_iter - 3 and found > 1
+            far = not swaps and (sure or number in _HINTS)
+            news = self.step(partial(self._iterate, number, far, swaps, swapped))
+            gained = self.gained(news)
+            if swaps:
+                swapped = self.swapped.count
+                swapping = swapped * _CALM >= found
+                continue
+            scanned = far or self.few
+            if scanned and not (gained and any(part.moved for part in news)):
+                break
+            sure = not gained  # before it ends, points look further off once more
+        return Fit(self.slices, found, self.n_iter)
+
+    def _begin(self, n_clusters: int) -> int:
+        directions = self.directions
+        if self.plan.init == "k-means++":
+            found = self.seeded(n_clusters)
+            self.workers.attempt(lambda: self.assign(None, self.slices), lambda: None)
+            return found
+        found, sizes = self.drawn(n_clusters, directions)
+        if found < n_clusters and directions is not None:
+            # distinct points may coincide in the sketch
+            directions = None
+            found, sizes = self.drawn(n_clusters, None)
+
+        drawn = self.own
+
+        def lift() -> list[Handle]:
+            self.own = drawn
+            if directions is not None:
+                flat = self.lifted(sizes, directions)
+                self.assign(directions, flat)
+            return self.lifted(sizes, None)
+
+        self.slices = self.workers.attempt(lift, lambda: None)
+        return found
+
+    def _iterate(self, number: int, far: bool, swaps: bool, swapped: int) -> list[News]:
+        before = self.own, self.slices
+        try:
+            self.slices, news = self.update(self.slices, self._assigned(far, swaps))
+            self.swapped = Swapped(self.slices, None, 0)
+            if swaps:
+                self.swapped = swap(
+                    self.workers,
+                    self.view.name,
+                    self.own or [],
+                    self.slices,
+                    news,
+                    (*self.view.place, number),
+                    max(16, min(sum(len(part.counts) for part in news) // 4, 4 * swapped)),
+                    unit_norm=self.plan.distance == "cosine",
+                )
+                self.slices = self.swapped.slices
+        except BaseException:
+            self.own, self.slices = before  # an attempt that failed leaves no trace
+            raise
+        return news
+
+    def _assigned(self, far: bool, swaps: bool) -> list[list[Handle]]:
+        """Assigns the points by what pays: all centroids, those nearby, or (`far`) by way of the sketch."""
+        near = None if self.few else self._nearby()
+        if self.few or (far and self.directions is None):
+            return self.assign(None, self.slices, swaps=swaps)
+        flat, candidates = near or ([], None)
+        if not far:
+            return self.assign(
+                None, self.slices, candidates=candidates, dissolved=self.swapped.dissolved, swaps=swaps
+            )
+        told = self.workers.points(
+            "hint",
+            self.view.name,
+            self.directions,
+            candidates,
+            len(flat),
+            *flat,
+            *self.slices,
+            own=self.own,
+            returns=1 + len(flat),
+        )
+        return self._keep(told)
+
+    def _nearby(self) -> tuple[list[Handle], Handle] | None:
+        """Sketched centroids and the candidates; None, from then on, where candidates do not pay."""
+        flat = self.slices
+        if self.directions is not None:
+            flat = [
+                self.workers.slice(i, "sketched", part, self.directions) for i, part in enumerate(self.slices)
+            ]
+        candidates, told = self.workers.slice(0, "candidates", *flat, returns=2)
+        self.few = self.workers.get([told])[0] > _SHARE
+        return None if self.few else (flat, candidates)
+
+
+def labelled(view: View, slices: list[Handle], n_clusters: int, *, exactly: bool) -> list[Handle]:
+    """Labels of a view's points: of the nearest centroids, or quickly, of near ones.
+
+    Args:
+        view: The points.
+        slices: The centroids.
+        n_clusters: How many.
+        exactly: Scan all centroids; else go by the sketch, where there is one.
+    """
+    workers, along = view.workers, view.directions
+
+    def ask() -> list[Handle]:
+        if exactly or along is None or n_clusters <= FEW:
+            told = workers.points(
+                "assign",
+                view.name,
+                None,
+                None,
+                None,
+                False,
+                *slices,
+                own=workers.nobody(),
+                returns=1 + len(slices),
+            )
+        else:
+            flat = [workers.slice(i, "sketched", part, along) for i, part in enumerate(slices)]
+            near, _ = workers.slice(0, "candidates", *flat, returns=2)
+            told = workers.points(
+                "hint",
+                view.name,
+                along,
+                near,
+                len(flat),
+                *flat,
+                *slices,
+                own=workers.nobody(),
+                returns=1 + len(flat),
+            )
+        return [labels for labels, *_ in told]
+
+    return workers.attempt(ask, lambda: None)
+
+
+def settled(
+    workers: Workers, own: list[Handle], slices: list[Handle]
+) -> tuple[list[Handle], NDArray[np.int64], int, NDArray[np.bool_]]:
+    """Drops the clusters that no point is labelled with.
+
+    Returns:
+        The slices that remain, the points (k,) of each cluster, the (weighted) inertia in units of
+        2^-48, and which of the clusters were kept.
+    """
+    told = workers.get(workers.points("tally", *slices, own=own))
+    counts: NDArray[np.int64] = np.sum([count for count, _, _ in told], axis=0)
+    inertia = sum(part for _, _, part in told)
+    keep = counts > 0
+    if not keep.all():
+        sizes = workers.get([workers.slice(i, "size", part) for i, part in enumerate(slices)])
+        edges = np.cumsum(sizes)[:-1]
+        kept = [
+            (i, part, mask)
+            for i, (part, mask) in enumerate(zip(slices, np.split(keep, edges), strict=True))
+            if mask.any()
+        ]
+        slices = [workers.slice(i, "compress", part, mask) for i, part, mask in kept]
+    return slices, counts[keep], inertia, keep

@@ -1,0 +1,116 @@
+"""What goes into a fit: rows on their grid, keys, weights, and the refusal of what cannot be clustered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation import exact
+from curation.chance import keys_of
+from curation.errors import CurationError
+from curation.fit import Distance
+from curation.points import SHORT
+from curation.workers import Workers
+
+
+def check_points(workers: Workers, exponent: int) -> int:
+    """Checks that the points can be told apart on their grid; returns how many there are.
+
+    Raises:
+        CurationError: They lie too far from the origin for their spread, or a few outliers are so far out
+            that the grid leaves no steps for the others.
+    """
+    told = workers.get(workers.points("describe"))
+    count = sum(int(about.count) for about in told)
+    weight = sum(about.weight for about in told)
+    squares = sum(about.squares for about in told)
+    sums = np.sum([about.sums.astype(object) for about in told], axis=0)
+    if sum(about.short for about in told) * 2 > count:
+        raise CurationError(
+            f"the longest embedding has a norm of about {2.0**exponent:.2g}, and more than half of them are "
+            f"shorter than {2.0**exponent * SHORT:.2g}: too short to tell apart beside it; remove the "
+            "outliers, or cluster with distance='cosine'"
+        )
+    # n^2 times the variance, an exact integer
+    spread = weight * squares - int(np.dot(sums, sums))
+    if 0 < spread < weight**2 * (SHORT * exact.UNIT) ** 2:
+        rms = float(spread) ** 0.5 / weight / exact.UNIT * 2.0**exponent
+        raise CurationError(
+            f"the points spread by {rms:.2g} around their mean but lie up to {2.0**exponent:.2g} from "
+            "the origin, too far to tell them apart exactly: subtract their mean first, or cluster with "
+            "distance='cosine'"
+        )
+    return count
+
+
+def grid_rows(rows: NDArray[Any], distance: Distance) -> tuple[NDArray[np.float32], exact.Grid]:
+    """Rows (n, d) on their grid; unit-normalised first where the distance is cosine.
+
+    Raises:
+        CurationError: The rows are not two-dimensional, are not finite, or (cosine) one is all zero.
+    """
+    check_distance(distance)
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise CurationError(f"points must be a non-empty array of shape (n, d), not {rows.shape}")
+    exponent = exact.pool_exponent([exact.grid_exponent(rows)])
+    if distance == "cosine":
+        if not (nonzero := np.any(rows, axis=1)).all():
+            row = int(np.flatnonzero(~nonzero)[0])
+            raise CurationError(f"row {row} is all zero and has no direction; drop it to cluster by cosine")
+        rows, exponent = exact.normalize_rows(rows), 0
+    grid = exact.Grid(exponent)
+    return grid.encode(rows), grid
+
+
+def check_distance(distance: str) -> None:
+    """Refuses a distance that there is not."""
+    if distance not in get_args(Distance):
+        raise CurationError(f"there is no distance {distance!r}; there are {', '.join(get_args(Distance))}")
+
+
+def point_keys(count: int, ids: Sequence[str] | None) -> NDArray[np.uint64]:
+    """Keys (n, 2) of ids, or of the row numbers as text.
+
+    Raises:
+        CurationError: There are not as many ids as points, or two are equal.
+    """
+    names = [str(i) for i in range(count)] if ids is None else [str(i) for i in ids]
+    if len(names) != count:
+        raise CurationError(f"there are {len(names)} ids for {count} points; give one id a point")
+    if len(set(names)) != count:
+        twice = Counter(names).most_common(1)[0][0]
+        raise CurationError(f"the id {twice!r} names two points; ids must differ")
+    return keys_of(names)
+
+
+def point_weights(weights: Any, count: int) -> NDArray[np.int64] | None:
+    """Weights (n,) as whole numbers of sum at most 2^36; None where all are equal.
+
+    Whole numbers are taken as they are, so that a point of weight 2 adds what two points do; others
+    are scaled up by a power of two and rounded.
+
+    Raises:
+        CurationError: There are not as many as points, one is negative or not finite, or all are zero.
+    """
+    if weights is None:
+        return None
+    values = np.asarray(weights, np.float64)
+    if values.shape != (count,):
+        raise CurationError(
+            f"sample_weight has the shape {values.shape} for {count} points; give one a point"
+        )
+    if not np.isfinite(values).all() or (values < 0).any():
+        row = int(np.flatnonzero(~np.isfinite(values) | (values < 0))[0])
+        raise CurationError(f"sample_weight[{row}] is {values[row]}; weights are finite and not negative")
+    total = values.sum()
+    if total == 0:
+        raise CurationError("every sample_weight is zero, so there is nothing to cluster; give some a weight")
+    if (values == values[0]).all():
+        return None
+    if total > exact.MAX_WEIGHT or (values != np.rint(values)).any():
+        values = np.ldexp(values, int(np.floor(np.log2(exact.MAX_WEIGHT / total))) - 1)
+    return np.rint(values).astype(np.int64)

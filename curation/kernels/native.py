@@ -1,0 +1,227 @@
+"""The loops that NumPy has no word for, compiled by numba: settling scores, sums, exact distances.
+
+All of them release the interpreter's lock. Reassociation and fused multiply-add are allowed: float64
+operands are multiples of 2^-24 and every sum is exact (`curation.exact`), so no order can change it,
+and float32 scores are only compared, with a margin that covers their error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+_FAST: dict[str, Any] = {
+    "nogil": True,
+    "cache": True,
+    "fastmath": {"nnan", "nsz", "reassoc", "contract"},  # not ninf: infinities mark what is taken
+    "error_model": "numpy",
+}
+
+
+@njit(**_FAST)
+def square_distance(row: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Exact squared distance between two rows (d,) on the grid."""
+    total = 0.0
+    for i in range(row.shape[0]):
+        difference = np.float64(row[i]) - np.float64(other[i])
+        total += difference * difference
+    return total
+
+
+# Minima are taken over bit patterns: LLVM turns a minimum of integers into vector instructions, one of
+# floats only where NaN may be ignored in every step, which numba cannot say.
+_LARGEST = np.int32(0x7FFFFFFF)
+
+
+@njit(**_FAST)
+def _ordered(value: np.float32) -> np.int32:
+    """An integer that compares like the float."""
+    bits = np.float32(value).view(np.int32)
+    return bits ^ ((bits >> np.int32(31)) & _LARGEST)
+
+
+@njit(**_FAST)
+def _score(ordered: np.int32) -> np.float32:
+    """The float of `_ordered`, which undoes itself."""
+    return np.int32(ordered ^ ((ordered >> np.int32(31)) & _LARGEST)).view(np.float32)
+
+
+@njit(**_FAST)
+def _nearest_within(
+    scores: NDArray[np.float32],
+    limit: np.float32,
+    members: NDArray[np.int32],
+    row: NDArray[np.float32],
+    centroids: NDArray[np.float32],
+) -> int:
+    """Column of the exactly nearest centroid among scores up to `limit`; the first of equals."""
+    count = np.int32(0)
+    for j in range(scores.shape[0]):
+        count += np.int32(1) if scores[j] <= limit else np.int32(0)
+    best = -1
+    if count == 1:
+        for j in range(scores.shape[0]):
+            if scores[j] <= limit:
+                return j
+    smallest = np.inf
+    for j in range(scores.shape[0]):
+        if scores[j] <= limit:
+            exact = square_distance(row, centroids[members[j]])
+            if exact < smallest:
+                smallest = exact
+                best = j
+    return best
+
+
+@njit(**_FAST)
+def settle(
+    products: NDArray[np.float32],
+    half_squares: NDArray[np.float32],
+    members: NDArray[np.int32],
+    rows: NDArray[np.float32],
+    centroids: NDArray[np.float32],
+    margins: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    seconds: NDArray[np.int32],
+) -> None:
+    """Nearest candidate of every row from a tile of products, exact; `products` is overwritten.
+
+    Three passes over each row of scores, which the first leaves in the nearest cache.
+
+    Args:
+        products: x.c for the rows and candidates of a tile (m, c).
+        half_squares: |c|^2 / 2 of the candidates (c,).
+        members: Their indices (c,), ascending.
+        rows: The rows (m, d).
+        centroids: All centroids (k, d).
+        margins: Twice the bound of the error of a score (m,), rounded up; negative leaves close calls
+            to float32.
+        labels: Filled with the nearest candidate (m,).
+        seconds: Filled with the second nearest, -1 if there is none; empty if not wanted.
+    """
+    for i in range(products.shape[0]):
+        scores = products[i]
+        ordered = _LARGEST
+        for j in range(scores.shape[0]):
+            score = half_squares[j] - scores[j]
+            scores[j] = score
+            ordered = min(ordered, _ordered(score))
+        lowest = _score(ordered)
+        limit = max(lowest, np.nextafter(lowest + margins[i], np.float32(np.inf)))
+        best = _nearest_within(scores, limit, members, rows[i], centroids)
+        labels[i] = members[best]
+        if seconds.shape[0]:
+            seconds[i] = -1
+            if scores.shape[0] > 1:
+                scores[best] = np.inf
+                ordered = _LARGEST
+                for j in range(scores.shape[0]):
+                    ordered = min(ordered, _ordered(scores[j]))
+                lowest = _score(ordered)
+                limit = max(lowest, np.nextafter(lowest + margins[i], np.float32(np.inf)))
+                seconds[i] = members[_nearest_within(scores, limit, members, rows[i], centroids)]
+
+
+@njit(**_FAST)
+def gather(rows: NDArray[np.float32], index: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+    """Copies rows[index] into the first rows of `out`."""
+    for i in range(index.shape[0]):
+        source = rows[index[i]]
+        for j in range(source.shape[0]):
+            out[i, j] = source[j]
+
+
+@njit(**_FAST)
+def sort_by_label(labels: NDArray[np.int32], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A counting sort: indices (n,) in the order of labels 0..count-1, stable, and the edges (count + 1,)."""
+    edges = np.zeros(count + 1, np.int64)
+    for i in range(labels.shape[0]):
+        edges[labels[i] + 1] += 1
+    for label in range(count):
+        edges[label + 1] += edges[label]
+    position = edges[:-1].copy()
+    index = np.empty(labels.shape[0], np.int64)
+    for i in range(labels.shape[0]):
+        label = labels[i]
+        index[position[label]] = i
+        position[label] += 1
+    return index, edges
+
+
+@njit(**_FAST)
+def add_segments(
+    rows: NDArray[np.float32],
+    index: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    low: int,
+    high: int,
+    sums: NDArray[np.int64],
+) -> None:
+    """Adds rows[index[edges[c]:edges[c + 1]]] to sums[c] in steps of 2^-24, for clusters low..high-1.
+
+    A float64 sum of multiples of 2^-24 below 65/64 is exact for 2^28 rows; longer runs are cut there.
+    """
+    d = rows.shape[1]
+    for cluster in range(low, high):
+        start = edges[cluster]
+        while start < edges[cluster + 1]:
+            stop = min(edges[cluster + 1], start + 268435456)
+            total = np.zeros(d)
+            for i in range(start, stop):
+                row = rows[index[i]]
+                for j in range(d):
+                    total[j] += row[j]
+            for j in range(d):
+                sums[cluster, j] += np.int64(total[j] * 16777216.0)
+            start = stop
+
+
+@njit(**_FAST)
+def add_weighted_segments(
+    rows: NDArray[np.float32],
+    index: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    weights: NDArray[np.int64],
+    low: int,
+    high: int,
+    sums: NDArray[np.int64],
+) -> None:
+    """As `add_segments`, each row times its whole-numbered weight (n,), in integers."""
+    for cluster in range(low, high):
+        for i in range(edges[cluster], edges[cluster + 1]):
+            row = rows[index[i]]
+            for j in range(rows.shape[1]):
+                sums[cluster, j] += np.int64(np.float64(row[j]) * 16777216.0) * weights[index[i]]
+
+
+@njit(**_FAST)
+def pair_distances(
+    rows: NDArray[np.float32],
+    index: NDArray[np.int64],
+    others: NDArray[np.float32],
+    other_index: NDArray[np.int32],
+    out: NDArray[np.float64],
+) -> None:
+    """Exact squared distances of pairs (p,) of rows; infinity where the other's index is -1."""
+    for i in range(out.shape[0]):
+        other = other_index[i]
+        out[i] = np.inf if other < 0 else square_distance(rows[index[i]], others[other])
+
+
+@njit(**_FAST)
+def sides(
+    rows: NDArray[np.float32],
+    index: NDArray[np.int64],
+    pair: NDArray[np.int32],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    out: NDArray[np.int32],
+) -> None:
+    """2 p where row index[i] is at least as close to first[p] as to second[p], else 2 p + 1, p = pair[i]."""
+    for i in range(index.shape[0]):
+        p = pair[i]
+        row = rows[index[i]]
+        out[i] = 2 * p + (square_distance(row, first[p]) > square_distance(row, second[p]))

@@ -1,0 +1,57 @@
+"""Threads for loops whose work releases the interpreter's lock, with one BLAS thread each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+T = TypeVar("T")
+
+
+def allowed() -> int:
+    """Threads that this process may use: its cores, or fewer where OMP_NUM_THREADS says so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return max(1, min(cores, int(asked))) if asked.isdigit() and int(asked) else cores
+
+
+def each(threads: int, work: Callable[[Iterator[T]], None], items: Iterable[T]) -> None:
+    """Runs `work` in some threads, each drawing from one shared iterator until it is empty.
+
+    BLAS keeps to one thread meanwhile: tiles are shared out here, where results do not depend on it.
+    """
+    with _blas().limit(limits=1, user_api="blas"):
+        if threads == 1:
+            work(iter(items))
+            return
+        shared = _Shared(items)
+        for done in [_pool(threads).submit(work, shared) for _ in range(threads)]:
+            done.result()
+
+
+class _Shared(Iterator[T]):
+    """An iterator that threads may draw from together."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+        self._lock = threading.Lock()
+
+    def __next__(self) -> T:
+        with self._lock:
+            return next(self._items)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="curation")

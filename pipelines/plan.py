@@ -1,0 +1,338 @@
+"""``evenset plan CONFIG``: what a run will take, before it starts and without Ray."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from curation.cost import Crew, actor_bytes, tree_work
+from curation.hierarchy import Recipe
+from curation.levels import auto_reason
+from modalities.base import ModalityError
+from modalities.sources.embeddings import EmbeddingsSource
+from pipelines.calibration import Machine, disk_rates, existing, machine, measure, old_kernels
+from pipelines.cluster import recipe_of
+from pipelines.config import Config
+from pipelines.errors import RequestError
+from pipelines.estimate import budget, crew, shards, stage_seconds
+from pipelines.gpus import GPUS, gpu_seconds, streams
+from pipelines.manifest import read_manifest
+from pipelines.owner import settled_paths
+from pipelines.pool import Pool, check_numbers, is_embedded, open_pool
+from pipelines.quantities import duration, scaled
+from pipelines.settle import build
+from pipelines.startup import ONE_THREAD
+from pipelines.store import Store
+
+ID_BYTES = 60
+"""Of the names and the key of a sample in a file, compressed."""
+ASSIGNED_BYTES = 50
+"""Of a row of assignments."""
+CURATED_BYTES = 120
+"""Of a row of the curated set."""
+DRIVER_BYTES = 500_000_000
+"""Of Ray's own processes and of the driver."""
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """One level: its inputs and clusters, and what it takes where the dimensions are known.
+
+    Attributes:
+        level: From the leaves up, from 1.
+        inputs: Points that it clusters.
+        clusters: Into how many.
+        fits: k-means fits, resampling steps included.
+        operations: Floating-point operations.
+        bytes: Of rows that pass through the processors.
+        seconds: On this machine.
+    """
+
+    level: int
+    inputs: int
+    clusters: int
+    fits: int
+    operations: float | None = None
+    bytes: float | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class Plan:
+    """What a run will take; None is what cannot be told. Bytes, seconds, and rates a second.
+
+    Attributes:
+        samples: In the pool, those included that will be rejected.
+        kind: What they are.
+        dimensions: Of an embedding, and `dimensions_of` says who told.
+        levels: From the leaves up; `levels_reason` where they are auto.
+        shards: Point shards, of a thread each.
+        actor_memory: Of one of them; `streamed` where it reads its points in passes.
+        memory: Of all processes and Ray's object store on this machine.
+        disk: What each stage leaves in the run directory; `disk_free` where it is on a local disk.
+        machine: CPU, CPUs, memory, BLAS kernels, and measured rates.
+        cluster_seconds: Of the cluster stage on this machine.
+        gpu_seconds: Of the same arithmetic on one GPU of each kind.
+        notes: What the numbers leave out.
+        warnings: What will go wrong, or slowly.
+    """
+
+    samples: int
+    kind: str
+    dimensions: int | None = None
+    dimensions_of: str = ""
+    levels: list[LevelPlan] = field(default_factory=list)
+    levels_reason: str | None = None
+    shards: int = 1
+    actor_memory: int | None = None
+    streamed: bool = False
+    memory: int | None = None
+    disk: dict[str, int | None] = field(default_factory=dict)
+    disk_free: int | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
+    cluster_seconds: float | None = None
+    gpu_seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def plan(config: Config, dimensions: int | None = None) -> Plan:
+    """Count the pool, and estimate what its run will take on this machine.
+
+    Args:
+        config: What would be run.
+        dimensions: Of an embedding, where that is known better than the pool or the encoder tell.
+
+    Raises:
+        ModalityError: The pool is empty or not there.
+        RequestError: The run directory lies in the pool, or there are no dimensions below 1.
+    """
+    if dimensions is not None and dimensions < 1:
+        raise RequestError(f"--dimensions {dimensions} is no length of an embedding: give a number from 1 on")
+    config = settled_paths(config)
+    store, pool, here = Store(config.output or ""), open_pool(config), machine()
+    n, told, whose = _embedded(config, store, pool)
+    d, whose = (dimensions, "--dimensions") if dimensions else (told, whose)
+    found = Plan(n, "embeddings" if is_embedded(pool) else f"{config.modality} samples", d, whose)
+    _warn_of_numbers(config, found)
+    recipe = _recipe(config, n)
+    if config.cluster.n_clusters == "auto":
+        found.levels_reason = auto_reason(n)
+    found.shards = shards(config, n, here.cpus)
+    inputs = [n, *recipe.n_clusters]
+    for number, k in enumerate(recipe.n_clusters, start=1):
+        fits = 1 + recipe.resample_steps * (recipe.points_of(number, inputs[number - 1]) > 0)
+        found.levels.append(LevelPlan(number, inputs[number - 1], k, fits))
+    found.machine = {"cpu": here.cpu, "cpus": here.cpus, "memory": here.memory}
+    found.machine["blas"] = [" ".join(library).strip() for library in here.blas]
+    if d is None:
+        found.notes.append(
+            "how long an embedding is cannot be told, so nothing that hangs on it is estimated: name it with"
+            " --dimensions"
+        )
+    else:
+        _plan_work(config, found, recipe, here, d)
+        _plan_disk(config, store, pool, found, d)
+    _warn_of_threads(found, here)
+    _note_what_is_left_out(config, pool, found)
+    return found
+
+
+def _embedded(config: Config, store: Store, pool: Pool) -> tuple[int, int | None, str]:
+    """Samples to cluster, their dimensions if they can be told, and who told."""
+    done = read_manifest(store, "embeddings")
+    if done and done.basis.inputs.get("pool") == pool.fingerprint:
+        parts = [part for part in store.list("embeddings") if store.rows(part)]
+        if parts:
+            return int(done.counts["embedded"]), store.dimensions(parts[0]), "the run's embeddings"
+    if isinstance(pool.source, EmbeddingsSource):
+        return pool.size, pool.source.dim, "the pool"
+    try:
+        encoder = build(config, pool.modality)
+    except ModalityError as error:
+        return pool.size, None, str(error)
+    return pool.size, encoder.dim, f"the encoder {encoder.spec}"
+
+
+def _recipe(config: Config, n: int) -> Recipe:
+    """What will be grown; levels of more clusters than there are inputs are cut, which is warned of."""
+    recipe = recipe_of(config, n)
+    levels: list[int] = []
+    for k in recipe.n_clusters:
+        if (cut := min(k, levels[-1] - 1 if levels else n)) > 0:
+            levels.append(cut)
+    points = recipe.resample_points
+    return replace(
+        recipe, n_clusters=levels, resample_points=points if points == "auto" else points[: len(levels)]
+    )
+
+
+def _plan_work(config: Config, found: Plan, recipe: Recipe, here: Machine, d: int) -> None:
+    """Operations, bytes, memory and times."""
+    n, k = found.samples, recipe.n_clusters[0]
+    rates = measure(n, d, k, min(found.shards, here.cpus))
+    found.machine |= {"gemm": rates.gemm, "copy": rates.memory}
+    works = tree_work(recipe, n, d)
+    times = stage_seconds(recipe, n, d, rates, crew(found.shards, here.cpus))
+    found.levels = [
+        replace(level, operations=work.operations(d), bytes=work.row_bytes(d), seconds=seconds)
+        for level, work, seconds in zip(found.levels, works, times, strict=True)
+    ]
+    found.cluster_seconds = sum(times)
+    holders = Crew(found.shards)
+    allowed = budget(config, n, d, holders, here.memory)
+    found.streamed = allowed is not None
+    found.actor_memory = actor_bytes(n, d, k, holders, allowed)
+    # the object store holds the centroids, the sums of every shard, and what is being updated
+    shared = k * d * (2 * 4 + 8 * found.shards)
+    found.memory = found.shards * found.actor_memory + shared + DRIVER_BYTES
+    if found.memory > here.memory:
+        least = found.shards * actor_bytes(0, d, k, holders) + shared + DRIVER_BYTES
+        needs, has, fixed = (scaled(value, "B") for value in (found.memory, here.memory, least))
+        found.warnings.append(
+            f"clustering needs about {needs} of memory, {fixed} of it beside the points, and this machine"
+            f" has {has}: it may be killed; ask for fewer clusters or fewer cluster.shards, or take a larger"
+            " machine"
+        )
+    if found.streamed and n * 2 * d > max(0, here.memory - found.memory):
+        found.notes.append(
+            "the points do not stay in the page cache, so every pass reads them from the disk, which the time"
+            " leaves out"
+        )
+    for gpu in GPUS:
+        name = f"{gpu.name} (streamed)" if streams(gpu, n, d, k) else gpu.name
+        found.gpu_seconds[name] = gpu_seconds(gpu, works, n, d, k)
+
+
+def _plan_disk(config: Config, store: Store, pool: Pool, found: Plan, d: int) -> None:
+    """What the stages leave in the run directory, and whether there is room for it."""
+    n, copies = found.samples, config.sample.count(found.samples)
+    item = pool.source.dtype.itemsize if isinstance(pool.source, EmbeddingsSource) else 2
+    centroids = sum(level.clusters for level in found.levels) * (4 * d + 24)
+    found.disk = {
+        "embeddings": n * (item * d + ID_BYTES),
+        "tree": n * ASSIGNED_BYTES + centroids + (2 * d * n if found.streamed else 0),
+        "curated": copies * CURATED_BYTES,
+    }
+    payloads = sum(form in ("parquet", "files") for form in config.export.formats)
+    if is_embedded(pool):
+        found.disk["export"] = payloads * copies * (item * d + ID_BYTES)
+    else:  # as large as they are in the pool, in the mean
+        found.disk["export"] = (
+            payloads * pool.bytes * copies // max(1, n) if pool.bytes or not payloads else None
+        )
+    if store.local is None:
+        return
+    found.disk_free = shutil.disk_usage(existing(store.local)).free
+    there = _there(store.local)
+    needed = sum(part or 0 for part in found.disk.values()) - there
+    if needed > found.disk_free:
+        found.warnings.append(
+            f"the run needs about {scaled(needed, 'B')} on the disk of {store.url}, which has"
+            f" {scaled(found.disk_free, 'B')} left: make room, or choose another output"
+        )
+    try:
+        written, read = disk_rates(store.local)
+    except OSError as error:
+        found.warnings.append(
+            f"output {store.url} cannot be written to ({error.strerror}): choose another output"
+        )
+        return
+    found.machine |= {"disk_write": written, "disk_read": read}
+
+
+def _there(folder: Path) -> int:
+    """Bytes of an earlier attempt, which a run writes again or keeps."""
+    stages = ("embeddings", "tree", "curated", "export")
+    files = (file for stage in stages for file in (folder / stage).rglob("*"))
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _warn_of_numbers(config: Config, found: Plan) -> None:
+    try:
+        check_numbers(config, found.samples, "samples in the pool")
+    except RequestError as error:
+        found.warnings.append(f"{error} (the run would be refused)")
+
+
+def _warn_of_threads(found: Plan, here: Machine) -> None:
+    """What slows arithmetic down without a word."""
+    if old := old_kernels(here.blas, here.flags):
+        found.warnings.append(old)
+    for name in ONE_THREAD:
+        asked = os.environ.get(name, "").split(",")[0]
+        if asked.isdigit() and int(asked) * min(found.shards, here.cpus) > here.cpus:
+            found.warnings.append(
+                f"{name} is {asked}, and {found.shards} shards with that many threads each fight for"
+                f" {here.cpus} CPUs: unset it, or set it to 1"
+            )
+    if found.shards > here.cpus:
+        found.notes.append(f"{found.shards} shards take turns on the {here.cpus} CPUs of this machine")
+
+
+def _note_what_is_left_out(config: Config, pool: Pool, found: Plan) -> None:
+    if not is_embedded(pool):
+        found.notes.append("embedding is not estimated: it hangs on the encoder and the device")
+    if config.ray.address or os.environ.get("RAY_ADDRESS"):
+        found.notes.append("a Ray cluster is named, but memory and times are for this machine alone")
+    if found.cluster_seconds is not None:
+        found.notes.append(
+            "the time is of a pool that has clusters; where it has none, candidates do not narrow down and it"
+            " takes several times as long"
+        )
+
+
+def show(found: Plan, console: Console) -> None:
+    """Print a plan for a person."""
+    told = f" of {found.dimensions:,} dimensions ({found.dimensions_of})" if found.dimensions else ""
+    facts = Table.grid("", "", padding=(0, 2, 0, 0))
+    facts.add_row("pool", f"{found.samples:,} {found.kind}{told}")
+    if found.levels_reason:
+        facts.add_row("levels", found.levels_reason)
+    here = found.machine
+    blas = f" ({', '.join(here['blas'])})" if here["blas"] else ""
+    rates = [f"{here['cpu']}, {here['cpus']} CPUs{blas}"]
+    if "gemm" in here:
+        rates += [f"{scaled(here['gemm'], 'flop/s')} float32", f"memory {scaled(here['copy'], 'B/s')}"]
+    if "disk_write" in here:
+        rates.append(f"disk {scaled(here['disk_write'], 'B/s')}")
+    facts.add_row("machine", ", ".join(rates))
+    if found.memory is not None and found.actor_memory is not None:
+        streamed = ", points read in passes" if found.streamed else ""
+        facts.add_row(
+            "memory",
+            f"{scaled(found.memory, 'B')} of {scaled(here['memory'], 'B')}: {found.shards} point shards of"
+            f" {scaled(found.actor_memory, 'B')}{streamed}",
+        )
+    if found.disk:
+        parts = [f"{name} {'?' if size is None else scaled(size, 'B')}" for name, size in found.disk.items()]
+        free = "" if found.disk_free is None else f"; {scaled(found.disk_free, 'B')} free"
+        facts.add_row("disk", ", ".join(parts) + free)
+    if found.cluster_seconds is not None:
+        facts.add_row("time", f"clustering {duration(found.cluster_seconds)} on this machine")
+        kinds = [f"{name} {duration(seconds)}" for name, seconds in found.gpu_seconds.items()]
+        facts.add_row("one GPU", "by data sheets: " + ", ".join(kinds))
+    console.print(facts, markup=False)
+    console.print()
+    console.print(_level_table(found))
+    for name, sentences in (("note", found.notes), ("warning", found.warnings)):
+        for sentence in sentences:
+            console.print(f"{name}: {sentence}", markup=False, soft_wrap=True)
+
+
+def _level_table(found: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("level", "points", "clusters", "fits", "operations", "bytes read", "time"):
+        table.add_column(column, justify="right")
+    for level in found.levels:
+        cost = ("?", "?", "?")
+        if level.operations is not None and level.bytes is not None:
+            cost = (scaled(level.operations, "flop"), scaled(level.bytes, "B"), duration(level.seconds))
+        table.add_row(str(level.level), f"{level.inputs:,}", f"{level.clusters:,}", f"{level.fits:,}", *cost)
+    return table

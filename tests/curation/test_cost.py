@@ -1,0 +1,95 @@
+"""What a fit takes by the model: it counts what the engine does, and follows n, d, k and the crew."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation import candidates, cost, fit, shards, sketch
+from curation.cost import Crew, Rates, Work, actor_bytes, fit_work, level_work, scan_work, seconds
+from curation.fit import Plan
+from curation.hierarchy import Recipe
+
+RATES = Rates(
+    threads=2,
+    gemm=4e11,
+    pair=1e-9,
+    sketch=3e-10,
+    near=1.5e-9,
+    block=1e-4,
+    update=5e9,
+    memory=4e10,
+    double=5e10,
+)
+FAST, LLOYD = Plan(tol=1e-4), Plan(algorithm="lloyd", tol=0, max_iter=50)
+
+
+def test_the_constants_that_the_engine_has_too_are_the_same():
+    assert cost.FEW == fit.FEW
+    assert cost.GROUP == candidates.GROUP
+    assert cost.SKETCH == sketch.SIZE
+    assert cost.ALONE == shards._ALONE
+    first = next(d for d in range(1, 10_000) if sketch.pays(d))
+    assert first == cost.SKETCH * cost.SKETCHED
+
+
+def test_a_scan_is_2_n_k_d_operations():
+    assert scan_work(1000, 50).operations(16) == 2 * 1000 * 50 * 16
+
+
+def test_lloyd_makes_all_its_scans():
+    few, many = (fit_work(10_000, 64, 100, replace(LLOYD, max_iter=t)) for t in (10, 50))
+    assert (many + few * -1).operations(64) == pytest.approx(40 * 2 * 10_000 * 100 * 64)
+
+
+def test_greedy_seeding_reads_all_rows_for_every_seed():
+    greedy, batched = (fit_work(10_000, 64, 1000, replace(FAST, init=i)) for i in ("k-means++", "auto"))
+    assert (greedy + batched * -1).updated == pytest.approx(10_000 * 999, rel=0.01)
+
+
+@given(st.integers(1000, 10**7), st.integers(1, 4096), st.integers(2, 100_000))
+def test_more_points_or_clusters_are_more_work(n, d, k):
+    k = min(k, n)
+    base = seconds(fit_work(n, d, k, FAST), d, RATES, Crew())
+    assert seconds(fit_work(2 * n, d, k, FAST), d, RATES, Crew()) > base
+    assert seconds(fit_work(n, d, k + 10_000, FAST), d, RATES, Crew()) > base
+
+
+def test_candidates_cost_less_than_scans_where_clusters_are_many():
+    ratios = []
+    for k in (1000, 5000, 20_000):
+        fast, full = (fit_work(200_000, 384, k, p) for p in (FAST, Plan(algorithm="lloyd", max_iter=13)))
+        ratios.append(fast.operations(384) / full.operations(384))
+    assert ratios[0] < 0.7
+    assert ratios == sorted(ratios, reverse=True)
+
+
+def test_resampling_adds_its_steps_and_nothing_at_a_level_without():
+    none, ten = (Recipe([5000, 1000], resample_steps=steps, resample_points=[0, 3]) for steps in (0, 10))
+    assert level_work(ten, 1, 100_000, 64) == level_work(none, 1, 100_000, 64)
+    more = level_work(ten, 2, 5000, 64) + level_work(none, 2, 5000, 64) * -1
+    five = level_work(replace(ten, resample_steps=5), 2, 5000, 64) + level_work(none, 2, 5000, 64) * -1
+    assert more.operations(64) == pytest.approx(2 * five.operations(64))
+
+
+def test_hands_divide_pairs_and_not_what_is_done_alone():
+    pairs, alone = Work(scanned=1e9), Work(between=1e10)
+    assert seconds(pairs, 8, RATES, Crew(2)) == pytest.approx(seconds(pairs, 8, RATES, Crew(1)) / 2)
+    assert seconds(pairs, 8, RATES, Crew(1, 2)) == pytest.approx(seconds(pairs, 8, RATES, Crew(2, 1)))
+    assert seconds(alone, 8, RATES, Crew(2)) == seconds(alone, 8, RATES, Crew(1))
+
+
+def test_a_group_costs_every_shard_anew():
+    groups = Work(blocks=1000)
+    assert seconds(groups, 8, RATES, Crew(2)) == pytest.approx(seconds(groups, 8, RATES, Crew(1)))
+
+
+def test_memory_of_an_actor():
+    whole, half = (actor_bytes(10**6, 256, 1000, Crew(s)) for s in (1, 2))
+    assert whole - half == pytest.approx(5e5 * cost.point_bytes(256))
+    assert whole > 10**6 * 256 * 4
+    streamed = actor_bytes(10**6, 256, 1000, Crew(1), budget=100_000_000)
+    assert streamed < whole
+    assert streamed - actor_bytes(10**6, 256, 1000, Crew(1), budget=50_000_000) == 50_000_000
+    assert actor_bytes(10**6, 256, 1000, Crew(1), budget=10**12) == whole
