@@ -15,15 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.candidates import Candidates
+from curation import exact, sketch
+from curation.candidates import Candidates, Lists
 from curation.exact import squared_norms
 from curation.kernels import native
 from curation.kernels.cpu import product_bound, route
 from curation.kernels.threads import allowed, each
+
+if TYPE_CHECKING:
+    import torch  # 2 s to import: only for those who compute with it
+
+    from curation.device import Device
+
+    Chunk: TypeAlias = NDArray[np.float32] | torch.Tensor
+    """Rows (n, d) on the grid where an assigner computes: here, or on its device."""
 
 _ULP = 2.0**-24
 _TILE_SCORES = 1_500_000  # float32 scores a tile: 6 MB, so that a tile is still in cache when it is read
@@ -46,11 +56,12 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Centroids:
-    """Centroids (k, d) on the grid with what every tile needs of them."""
+    """Centroids (k, d) on the grid with what every tile needs of them; devices keep theirs in `kept`."""
 
     values: NDArray[np.float32]
     half_squares: NDArray[np.float32] = field(init=False)
     norm: float = field(init=False)
+    kept: dict[Any, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         squares = squared_norms(self.values)
@@ -67,12 +78,27 @@ class Assigner:
         tile: Rows a tile; 0 chooses the number whose scores fit the cache.
         recheck: Settle close calls in float64. Off, labels depend on tiles and threads: for tests alone.
         threads: Threads; 0 takes as many as the process may use.
+        device: Where it computes, see `curation.device.find`: "cpu", "cuda" or "auto".
     """
 
     matmul: str = "numpy"
     tile: int = 0
     recheck: bool = True
     threads: int = 0
+    device: str = "cpu"
+
+    @property
+    def on(self) -> Device | None:
+        """The device that it computes on; None for the kernels of this machine's CPU.
+
+        Raises:
+            CurationError: There is no such device here.
+        """
+        if self.device == "cpu":
+            return None
+        from curation.device import find
+
+        return find(self.device)
 
     def tile_rows(self, n_candidates: int) -> int:
         """Rows of a tile of scores against this many candidates."""
@@ -85,11 +111,11 @@ class Assigner:
 
     def nearest(
         self,
-        rows: NDArray[np.float32],
+        rows: Chunk,
         norms: NDArray[np.float64],
         centroids: Centroids,
         *,
-        candidates: Candidates | None = None,
+        candidates: Candidates | Lists | None = None,
         groups: NDArray[np.int32] | None = None,
         seconds: bool = False,
     ) -> Nearest:
@@ -102,10 +128,20 @@ class Assigner:
             rows: Rows (n, d) on the grid.
             norms: Their Euclidean norms (n,).
             centroids: Centroids (k, d) on the grid.
-            candidates: Which centroids a group of rows looks at; None: all of them.
+            candidates: Which centroids a group of rows looks at; None: all of them; `Lists`: a near one
+                of all, most often the nearest.
             groups: Group (n,) of each row, -1 to look at all centroids; None: all rows look at all.
             seconds: Find the second nearest as well.
         """
+        if isinstance(candidates, Lists):
+            from curation.kernels.faiss import IvfAssigner  # an extra
+
+            lists = IvfAssigner(candidates.probes)
+            return lists.nearest(_here(rows), norms, centroids, seconds=seconds)
+        if self.on is not None:
+            near = _there(rows, self.on)
+            return Nearest(*self.on.nearest(near, norms, centroids, candidates, groups, seconds))
+        rows = _here(rows)
         margins = self._margins(norms, centroids.norm, rows.shape[1])
         labels = np.empty(len(rows), np.int32)
         others = np.empty(len(rows) if seconds else 0, np.int32)
@@ -117,6 +153,28 @@ class Assigner:
             work = call.restricted_work(index, edges)
             each(self.n_threads, call.restricted, work)
         return Nearest(labels, others if seconds else None)
+
+    def squared_distances(
+        self, rows: Chunk, centroids: Centroids, labels: NDArray[np.int32]
+    ) -> NDArray[np.float64]:
+        """Exact squared distance of every row (n, d) to its centroid, infinite for -1; shape (n,)."""
+        if self.on is not None:
+            return self.on.squared_distances(_there(rows, self.on), centroids, labels)
+        return exact.squared_distances(_here(rows), centroids.values, None, labels)
+
+    def cluster_sums(
+        self, rows: Chunk, labels: NDArray[np.int32], n_clusters: int, weights: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`curation.exact.cluster_sums`."""
+        if self.on is not None:
+            return self.on.cluster_sums(_there(rows, self.on), labels, n_clusters, weights)
+        return exact.cluster_sums(_here(rows), labels, n_clusters, weights, self.n_threads)
+
+    def project(self, rows: Chunk, directions: NDArray[np.float64]) -> NDArray[np.float32]:
+        """`curation.sketch.project`."""
+        if self.on is not None:
+            return self.on.project(_there(rows, self.on), directions)
+        return sketch.project(_here(rows), directions, self.n_threads)
 
     def _spans(self, n: int, n_candidates: int) -> Iterator[tuple[int, int]]:
         rows = self.tile_rows(n_candidates)
@@ -204,6 +262,16 @@ def score_bound(norms: NDArray[np.float64], centroid_norm: float, dimensions: in
     product = norms * centroid_norm
     half = centroid_norm**2 / 2
     return (product_bound(dimensions) * product + _ULP * half + _ULP * (product + half)) * (1 + 1e-3)
+
+
+def _here(rows: Chunk) -> NDArray[np.float32]:
+    """Rows as an array of this process."""
+    return rows if isinstance(rows, np.ndarray) else rows.float().cpu().numpy()
+
+
+def _there(rows: Chunk, device: Device) -> torch.Tensor:
+    """Rows on a device."""
+    return device.tensor(rows) if isinstance(rows, np.ndarray) else rows
 
 
 def _room(buffer: NDArray[np.float32], size: int) -> NDArray[np.float32]:

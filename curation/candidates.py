@@ -7,16 +7,20 @@ of the centroids alone, in exact float64 arithmetic, so that every worker finds 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curation import exact
+from curation.kernels import native
+from curation.kernels.threads import each
 
 GROUP = 16  # centroids a group
 NEIGHBOURS = 24  # nearest centroids of each that its group looks at
 NEAR_GROUPS = 16  # groups in which these are looked for
+_BLOCK_SCORES = 250_000  # float64 scores at a time: 2 MB
 _ROUNDS = 2  # of k-means over the centroids, to make the groups
 
 
@@ -35,54 +39,82 @@ class Candidates:
     members: NDArray[np.int32]
 
 
-def nearby(centroids: NDArray[np.float32], neighbours: int = NEIGHBOURS) -> Candidates:
+@dataclass(frozen=True)
+class Lists:
+    """In the place of candidates: all centroids, filed in lists by FAISS, of which a point looks at a few.
+
+    Approximate: most points find their nearest centroid, not all. See `curation.kernels.faiss.IvfAssigner`.
+
+    Attributes:
+        probes: Lists that a point looks through.
+    """
+
+    probes: int = 8
+
+
+def nearby(centroids: NDArray[np.float32], neighbours: int = NEIGHBOURS, threads: int = 1) -> Candidates:
     """Candidates of k centroids (k, d) on the grid.
 
     About k (k / 16) d operations for the groups and k 256 d for the neighbours, in float64.
     """
-    groups, middles = _grouped(centroids)
-    index = np.argsort(groups, kind="stable")
-    edges = np.searchsorted(groups[index], np.arange(len(middles) + 1))
-    near = _nearest(middles, middles, min(NEAR_GROUPS, len(middles)))
-    found = []
+    groups, middles = _grouped(centroids, threads)
+    index, edges = native.sort_by_label(groups, len(middles))
+    near = _nearest(middles, middles, min(NEAR_GROUPS, len(middles)), threads)
+    found: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(middles)
     values = centroids.astype(np.float64)
     squares = exact.squared_norms(centroids)
-    for group in range(len(middles)):
-        own = index[edges[group] : edges[group + 1]]
-        pool = np.sort(np.concatenate([index[edges[g] : edges[g + 1]] for g in near[group]]))
-        found.append(_union_of_nearest(values, squares, own, pool, neighbours))
+
+    def look(numbers: Iterator[int]) -> None:
+        for group in numbers:
+            own = index[edges[group] : edges[group + 1]]
+            pool = np.sort(np.concatenate([index[edges[g] : edges[g + 1]] for g in near[group]]))
+            if len(pool) > neighbours:
+                scores = squares[pool] - 2 * (values[own] @ values[pool].T)
+                marks = np.zeros(len(pool), np.bool_)
+                native.mark_nearest(scores, neighbours, marks)
+                marks[np.searchsorted(pool, own)] = True  # more of them than that may be equal
+                pool = pool[marks]
+            found[group] = pool.astype(np.int32)
+
+    each(threads, look, range(len(middles)))
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in found])]).astype(np.int64)
-    return Candidates(groups.astype(np.int32), offsets, np.concatenate(found).astype(np.int32))
+    return Candidates(groups, offsets, np.concatenate(found))
 
 
-def _grouped(centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _grouped(centroids: NDArray[np.float32], threads: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Group of each centroid (k,) and the groups' means (g, d): a few rounds of k-means, none empty."""
     middles = centroids[::GROUP]
     for _ in range(_ROUNDS):
-        groups = _nearest(centroids, middles, 1)[:, 0]
+        groups = _nearest(centroids, middles, 1, threads)[:, 0].astype(np.int32)
         sums, counts = exact.cluster_sums(centroids, groups, len(middles))
         middles = exact.mean_on_grid(sums[counts > 0], counts[counts > 0], unit_norm=False)
-    groups = _nearest(centroids, middles, 1)[:, 0]
-    kept, groups = np.unique(groups, return_inverse=True)
-    return groups, middles[kept]
+    kept, groups = np.unique(_nearest(centroids, middles, 1, threads)[:, 0], return_inverse=True)
+    return groups.astype(np.int32), middles[kept]
 
 
-def _nearest(rows: NDArray[np.float32], others: NDArray[np.float32], m: int) -> NDArray[np.int64]:
+def _nearest(
+    rows: NDArray[np.float32], others: NDArray[np.float32], m: int, threads: int = 1
+) -> NDArray[np.int64]:
     """The m nearest of the others for every row (n, m), ascending by index, ties to the lower index."""
     squares = exact.squared_norms(others)
     transposed = others.T.astype(np.float64)
     out = np.empty((len(rows), m), np.int64)
-    step = max(1, 4_000_000 // len(others))
-    for start in range(0, len(rows), step):
-        scores = squares - 2 * (rows[start : start + step].astype(np.float64) @ transposed)
-        out[start : start + step] = _smallest(scores, m)
+    step = max(1, _BLOCK_SCORES // len(others))
+
+    def look(starts: Iterator[int]) -> None:
+        for start in starts:
+            scores = squares - 2 * (rows[start : start + step].astype(np.float64) @ transposed)
+            out[start : start + step] = _smallest(scores, m)
+
+    each(threads, look, range(0, len(rows), step))
     return out
 
 
 def _smallest(scores: NDArray[np.float64], m: int) -> NDArray[np.int64]:
     """Columns of the m smallest of every row (n, m), ascending by column, ties to the lower column."""
     if m == 1:
-        return scores.argmin(axis=1)[:, None]
+        lowest: NDArray[np.int64] = scores.argmin(axis=1)
+        return lowest[:, None]
     if m >= scores.shape[1]:
         return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
     limit = np.partition(scores, m - 1, axis=1)[:, m - 1 : m]
@@ -92,17 +124,3 @@ def _smallest(scores: NDArray[np.float64], m: int) -> NDArray[np.int64]:
     room = m - below.sum(axis=1, keepdims=True)
     below |= equal & (np.cumsum(equal, axis=1) <= room)
     return np.nonzero(below)[1].reshape(-1, m)
-
-
-def _union_of_nearest(
-    values: NDArray[np.float64],
-    squares: NDArray[np.float64],
-    own: NDArray[np.int64],
-    pool: NDArray[np.int64],
-    neighbours: int,
-) -> NDArray[np.int64]:
-    """Those of the pool, ascending, that are among the nearest of any member of a group, itself included."""
-    if len(pool) <= neighbours:
-        return pool
-    scores = squares[pool] - 2 * (values[own] @ values[pool].T)
-    return pool[np.unique(_smallest(scores, neighbours))]

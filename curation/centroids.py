@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import chance, exact, sketch
+from curation.assign import Assigner, Centroids
 from curation.batches import Drawn, thinned
 from curation.candidates import Candidates, nearby
+from curation.kernels.threads import allowed
 from curation.points import Partial
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -92,7 +94,7 @@ def sketched(centroids: NDArray[np.float32], along: NDArray[np.float64]) -> NDAr
 
 def candidates(*slices: NDArray[np.float32]) -> tuple[Candidates, float]:
     """Which centroids are candidates of which, from all (sketched) slices, and what share of all they are."""
-    found = nearby(np.concatenate(slices))
+    found = nearby(np.concatenate(slices), threads=allowed())
     return found, len(found.members) / ((len(found.offsets) - 1) * len(found.groups))
 
 
@@ -140,6 +142,19 @@ def halve(
     apart = exact.squared_distances(first, second, None, np.arange(len(second)))
     gains = n1 * n2 / np.maximum(n1 + n2, 1) * apart
     return first, second, gains
+
+
+def nearest_others(
+    chosen: NDArray[np.int64], candidates: Candidates | None, *slices: NDArray[np.float32]
+) -> NDArray[np.int32]:
+    """The centroid that is nearest to each chosen one (q,), among its candidates; -1 where it is alone."""
+    every = Centroids(np.concatenate(slices))
+    rows = every.values[chosen]
+    groups = None if candidates is None else candidates.groups[chosen]
+    norms = np.sqrt(exact.squared_norms(rows))
+    found = Assigner().nearest(rows, norms, every, candidates=candidates, groups=groups, seconds=True)
+    seconds = found.labels if found.seconds is None else found.seconds
+    return np.where(found.labels == chosen, seconds, found.labels)
 
 
 def replace(

@@ -98,7 +98,7 @@ def draws(mixed_keys: NDArray[np.uint64], salt_word: np.uint64) -> NDArray[np.fl
 
 
 def order(
-    values: NDArray[np.float64], keys: NDArray[np.uint64], groups: NDArray[np.int64] | None = None
+    values: NDArray[np.float64], keys: NDArray[np.uint64], groups: NDArray[np.signedinteger] | None = None
 ) -> NDArray[np.int64]:
     """Indices that sort by (group, value, key): a total order, since keys differ."""
     columns = (keys[:, 1], keys[:, 0], values)
@@ -121,7 +121,7 @@ def smallest(values: NDArray[np.float64], keys: NDArray[np.uint64], m: int) -> N
     return near[order(values[near], keys[near])[:m]]
 
 
-def rank_in_group(sorted_groups: NDArray[np.int64]) -> NDArray[np.int64]:
+def rank_in_group(sorted_groups: NDArray[np.signedinteger]) -> NDArray[np.int64]:
     """Position of every entry within its run of equal groups (0, 1, ...), for groups sorted together."""
     n = len(sorted_groups)
     if n == 0:

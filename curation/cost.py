@@ -1,4 +1,4 @@
-"""What clustering takes, before it is done: operations, bytes and memory from n, d, k and the recipe.
+"""What clustering takes, before it is done: operations and bytes from n, d, k and the recipe.
 
 A model, not a promise: how many iterations a pool needs, and how many centroids stay candidates of a
 point, is known afterwards. The constants below are what the benchmark cases showed; they are all
@@ -46,13 +46,6 @@ ROUND = 0.0005
 """Seconds of a round in which whoever conducts hears from every worker, inside one process."""
 ALONE = 1_000_000
 """Inputs of an upper level that one worker takes alone, as in `curation.shards`."""
-
-KEY_BYTES, STATE_BYTES = 16, 40
-"""Of a point beside its coordinates: its key; norms, labels, candidates and distances."""
-PROCESS_BYTES = 350_000_000
-"""Of a worker's process before it holds anything."""
-TILE_BYTES = 16_000_000
-"""Of a thread: a tile of scores with the rows and centroids that it is made of."""
 
 
 @dataclass(frozen=True)
@@ -241,21 +234,3 @@ def tree_seconds(recipe: Recipe, n: int, d: int, rates: Rates, crew: Crew) -> li
         seconds(work, d, rates, crew if level == 0 or inputs[level] > ALONE else alone)
         for level, work in enumerate(tree_work(recipe, n, d))
     ]
-
-
-def point_bytes(d: int) -> int:
-    """Memory of a resident point."""
-    return 4 * d + KEY_BYTES + STATE_BYTES
-
-
-def actor_bytes(n: int, d: int, k: int, crew: Crew, budget: int | None = None) -> int:
-    """Memory of one worker of a crew that holds n points: its rows, or a budget where it streams them.
-
-    Beside them it holds the centroids, and a table of sums for each thread.
-    """
-    mine = -(-n // crew.shards)
-    rows = mine * point_bytes(d)
-    if budget is not None and rows > budget:
-        rows = budget + mine * (KEY_BYTES + STATE_BYTES)
-    tables = k * d * (4 + 8 * crew.threads)
-    return rows + tables + crew.threads * TILE_BYTES + PROCESS_BYTES

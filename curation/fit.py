@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from curation import sketch
 from curation.batches import start
 from curation.chance import Purpose, salt, smallest
+from curation.errors import CurationError
 from curation.seeding import seed
 from curation.swaps import Swapped, swap
 from curation.workers import Handle, Workers
@@ -54,6 +55,9 @@ class Plan:
         distance: "cosine" renormalises every centroid (spherical k-means).
         algorithm: "auto" for the fast recipe, "lloyd" for full scans.
         init: "auto" for D^2 sampling in batches, "k-means++" for the greedy kind.
+
+    Raises:
+        CurationError: One of these is unfit.
     """
 
     max_iter: int = 50
@@ -61,6 +65,16 @@ class Plan:
     distance: Distance = "euclidean"
     algorithm: Algorithm = "auto"
     init: Init = "auto"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("distance", Distance), ("algorithm", Algorithm), ("init", Init)):
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                raise CurationError(f"there is no {name} {value!r}; there are {', '.join(get_args(choices))}")
+        if not isinstance(self.max_iter, int | np.integer) or self.max_iter < 1:
+            raise CurationError(f"max_iter is {self.max_iter!r}; give a whole number of at least 1")
+        if not (isinstance(self.tol, int | float | np.number) and 0 <= self.tol < np.inf):
+            raise CurationError(f"tol is {self.tol!r}; give a share of at least 0, such as 1e-4")
 
 
 @dataclass(frozen=True)
@@ -221,7 +235,7 @@ class _Descent:
         told = self.workers.points(
             "reduce", self.view.name, directions, sizes, own=self.own, returns=len(sizes)
         )
-        partials = [(parts,) for parts in told] if len(sizes) == 1 else told
+        partials = [[parts] for parts in told] if len(sizes) == 1 else told
         return self.update([None] * len(sizes), partials)[0]
 
 
@@ -254,12 +268,14 @@ class _Fast(_Descent):
     def run(self, n_clusters: int) -> Fit:
         self.few = n_clusters <= FEW
         self.directions = None if self.few else self.view.directions
+        self.candidates: Handle | None = None
         found = self._begin(n_clusters)
         swapped, swapping, sure = n_clusters, True, False
         while self.n_iter < self.plan.max_iter:
             number = self.n_iter + 1
             swaps = swapping and number % 2 == 1 and number < self.plan.max_iter - 3 and found > 1
             far = not swaps and (sure or number in _HINTS)
+            trial = self.swapped.count > 0  # the objective may rise where swaps meet, to fall again
             news = self.step(partial(self._iterate, number, far, swaps, swapped))
             gained = self.gained(news)
             if swaps:
@@ -267,7 +283,7 @@ class _Fast(_Descent):
                 swapping = swapped * _CALM >= found
                 continue
             scanned = far or self.few
-            if scanned and not (gained and any(part.moved for part in news)):
+            if scanned and not trial and not (gained and any(part.moved for part in news)):
                 break
             sure = not gained  # before it ends, points look further off once more
         return Fit(self.slices, found, self.n_iter)
@@ -310,6 +326,7 @@ class _Fast(_Descent):
                     news,
                     (*self.view.place, number),
                     max(16, min(sum(len(part.counts) for part in news) // 4, 4 * swapped)),
+                    self.candidates,
                     unit_norm=self.plan.distance == "cosine",
                 )
                 self.slices = self.swapped.slices
@@ -321,6 +338,7 @@ class _Fast(_Descent):
     def _assigned(self, far: bool, swaps: bool) -> list[list[Handle]]:
         """Assigns the points by what pays: all centroids, those nearby, or (`far`) by way of the sketch."""
         near = None if self.few else self._nearby()
+        self.candidates = near[1] if near else None
         if self.few or (far and self.directions is None):
             return self.assign(None, self.slices, swaps=swaps)
         flat, candidates = near or ([], None)
@@ -399,7 +417,7 @@ def labelled(view: View, slices: list[Handle], n_clusters: int, *, exactly: bool
 def settled(
     workers: Workers, own: list[Handle], slices: list[Handle]
 ) -> tuple[list[Handle], NDArray[np.int64], int, NDArray[np.bool_]]:
-    """Drops the clusters that no point is labelled with.
+    """Drops the clusters that no point (of any weight) is labelled with.
 
     Returns:
         The slices that remain, the points (k,) of each cluster, the (weighted) inertia in units of
@@ -407,8 +425,8 @@ def settled(
     """
     told = workers.get(workers.points("tally", *slices, own=own))
     counts: NDArray[np.int64] = np.sum([count for count, _, _ in told], axis=0)
+    keep: NDArray[np.bool_] = np.sum([weight for _, weight, _ in told], axis=0) > 0
     inertia = sum(part for _, _, part in told)
-    keep = counts > 0
     if not keep.all():
         sizes = workers.get([workers.slice(i, "size", part) for i, part in enumerate(slices)])
         edges = np.cumsum(sizes)[:-1]

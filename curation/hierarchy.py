@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -30,10 +30,12 @@ from curation.fit import (
     labelled,
     settled,
 )
-from curation.inputs import check_distance, check_points, grid_rows, point_keys
+from curation.inputs import check_points, grid_rows, point_keys
 from curation.points import EVERYTHING, PointBlock
 from curation.tree import Leaves, Level, Tree
 from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers
+
+_PASSING = 1e-3  # least relative gain of an iteration while resampling goes on
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,12 @@ class Recipe:
         """How each k-means is fitted."""
         return Plan(self.max_iter, self.tol, self.distance, self.algorithm, self.init)
 
+    @property
+    def passing(self) -> Plan:
+        """How those are fitted that only choose the points of the next resampling step: less finely."""
+        tol = self.tol if self.algorithm == "lloyd" else max(self.tol, _PASSING)
+        return replace(self.plan, tol=tol)
+
     def __post_init__(self) -> None:
         k = list(self.n_clusters)
         if not k or min(k) < 1 or any(low <= high for low, high in itertools.pairwise(k)):
@@ -78,7 +86,7 @@ class Recipe:
             )
         if any(int(count) != count for count in k):
             raise CurationError(f"n_clusters is {k}; give whole numbers")
-        check_distance(self.distance)
+        _ = self.plan  # refuses what cannot be one
         if self.resample_strategy not in ("closest", "random"):
             raise CurationError(
                 f"there is no resampling strategy {self.resample_strategy!r}; there are closest, random"
@@ -186,7 +194,8 @@ def grow_level(
 
     def cluster(name: str, count: int, step: int) -> Fit:
         workers.tick(f"level {level}, step {step}", 0, 1)
-        fit = fit_centroids(View(workers, name, count, (*place, step), directions), wanted, recipe.plan)
+        plan = recipe.plan if step == steps else recipe.passing
+        fit = fit_centroids(View(workers, name, count, (*place, step), directions), wanted, plan)
         if fit.n_clusters < wanted:
             what = "inputs" if step == 0 else f"resampled points at step {step}"
             notes.append(
@@ -198,9 +207,10 @@ def grow_level(
 
     everything = View(workers, EVERYTHING, n_inputs, (*place, 0), directions)
     exactly = recipe.algorithm == "lloyd"
-    fit = cluster(EVERYTHING, n_inputs, 0)
     limit = recipe.points_of(level, n_inputs)
-    for step in range(1, recipe.resample_steps + 1 if limit else 1):
+    steps = recipe.resample_steps if limit else 0
+    fit = cluster(EVERYTHING, n_inputs, 0)
+    for step in range(1, steps + 1):
         own = labelled(everything, fit.slices, fit.n_clusters, exactly=exactly)
         salt = int(chance.salt(recipe.random_state, chance.Purpose.RESAMPLE, level, step))
         name = f"level {level} step {step}"
@@ -216,8 +226,7 @@ def grow_level(
     labels: list[NDArray[np.int64]] = []
     if level > 1:
         labels = workers.get(workers.points("labels", renumbered, own=own))
-    fits = 1 + (recipe.resample_steps if limit else 0)
-    return Grown(slices, counts, None, inertia, fits, notes, own, renumbered), labels
+    return Grown(slices, counts, None, inertia, 1 + steps, notes, own, renumbered), labels
 
 
 def _resample(

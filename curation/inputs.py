@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,6 @@ def grid_rows(rows: NDArray[Any], distance: Distance) -> tuple[NDArray[np.float3
     Raises:
         CurationError: The rows are not two-dimensional, are not finite, or (cosine) one is all zero.
     """
-    check_distance(distance)
     if rows.ndim != 2 or 0 in rows.shape:
         raise CurationError(f"points must be a non-empty array of shape (n, d), not {rows.shape}")
     exponent = exact.pool_exponent([exact.grid_exponent(rows)])
@@ -64,12 +63,6 @@ def grid_rows(rows: NDArray[Any], distance: Distance) -> tuple[NDArray[np.float3
         rows, exponent = exact.normalize_rows(rows), 0
     grid = exact.Grid(exponent)
     return grid.encode(rows), grid
-
-
-def check_distance(distance: str) -> None:
-    """Refuses a distance that there is not."""
-    if distance not in get_args(Distance):
-        raise CurationError(f"there is no distance {distance!r}; there are {', '.join(get_args(Distance))}")
 
 
 def point_keys(count: int, ids: Sequence[str] | None) -> NDArray[np.uint64]:
@@ -106,11 +99,13 @@ def point_weights(weights: Any, count: int) -> NDArray[np.int64] | None:
     if not np.isfinite(values).all() or (values < 0).any():
         row = int(np.flatnonzero(~np.isfinite(values) | (values < 0))[0])
         raise CurationError(f"sample_weight[{row}] is {values[row]}; weights are finite and not negative")
-    total = values.sum()
-    if total == 0:
+    if not values.any():
         raise CurationError("every sample_weight is zero, so there is nothing to cluster; give some a weight")
     if (values == values[0]).all():
         return None
-    if total > exact.MAX_WEIGHT or (values != np.rint(values)).any():
-        values = np.ldexp(values, int(np.floor(np.log2(exact.MAX_WEIGHT / total))) - 1)
+    with np.errstate(over="ignore"):
+        as_they_are = values.sum() <= exact.MAX_WEIGHT and (values == np.rint(values)).all()
+    if not as_they_are:
+        values = np.ldexp(values, -int(np.frexp(values.max())[1]))  # at most 1, so that the sum is finite
+        values = np.ldexp(values, int(np.floor(np.log2(exact.MAX_WEIGHT / values.sum()))) - 1)
     return np.rint(values).astype(np.int64)

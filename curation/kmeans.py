@@ -93,25 +93,30 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         points = validate_data(self, X, dtype=_FLOATS, ensure_all_finite=False)
         plan = Plan(self.max_iter, self.tol, self.distance, self.algorithm, self.init)
         rows, self._grid = grid_rows(points, self.distance)
-        if not 1 <= self.n_clusters <= len(rows):
+        if not (isinstance(self.n_clusters, int | np.integer) and 1 <= self.n_clusters <= len(rows)):
             raise CurationError(
-                f"n_clusters is {self.n_clusters} for {len(rows)} points; choose 1 to {len(rows)}"
+                f"n_clusters is {self.n_clusters!r} for {len(rows)} points; choose 1 to {len(rows)}"
             )
+        if not isinstance(self.random_state, int | np.integer | None):
+            raise CurationError(f"random_state is {self.random_state!r}; give a whole number, or None for 0")
         weights = point_weights(sample_weight, len(rows))
         block = PointBlock(rows, point_keys(len(rows), ids), self._assigner, weights)
         workers = LocalWorkers([block])
         count = check_points(workers, self._grid.exponent)
-        seed = self.random_state or 0
+        seed = int(self.random_state or 0)
         view = View(workers, EVERYTHING, count, (seed, 1, 0), directions_of(workers, (seed, 1)))
         fit = fit_centroids(view, self.n_clusters, plan, self._watch)
         own = labelled(view, fit.slices, fit.n_clusters, exactly=True)
         slices, counts, inertia, kept = settled(workers, own, fit.slices)
+        if not kept.all():  # points of no weight may have been in a cluster that is gone
+            own = labelled(view, slices, len(counts), exactly=True)
         self._centroids: NDArray[np.float32] = np.concatenate(slices)
         self.cluster_centers_ = self._grid.decode(self._centroids)
-        self.labels_: NDArray[np.int64] = workers.points("labels", np.cumsum(kept) - 1, own=own)[0]
+        self.labels_: NDArray[np.int64] = workers.points("labels", np.arange(len(counts)), own=own)[0]
         self.inertia_ = inertia / exact.SQUARE_UNIT * 4.0**self._grid.exponent
-        if weights is not None:
-            self.inertia_ *= float(np.sum(sample_weight)) / float(weights.sum())
+        if sample_weight is not None:
+            scaled = len(rows) if weights is None else weights.sum()
+            self.inertia_ *= float(np.asarray(sample_weight, np.float64).sum() / scaled)
         self.n_iter_ = fit.n_iter
         self._n_features_out = len(counts)
         return self
@@ -120,12 +125,10 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         """Nearest cluster of each row (n, d), ties to the lower number.
 
         Raises:
-            CurationError: The rows are not finite.
+            CurationError: The rows are not finite, or too far out.
             ValueError: The rows have another width than those fitted.
         """
-        rows = self._on_grid(X)
-        norms = np.sqrt(exact.squared_norms(rows))
-        return self._assigner.nearest(rows, norms, Centroids(self._centroids)).labels.astype(np.int64)
+        return self._labels(self._on_grid(X)).astype(np.int64)
 
     def fit_predict(self, X: Any, y: None = None, sample_weight: Any = None) -> NDArray[np.int64]:
         """Fits and returns `labels_`."""
@@ -140,12 +143,12 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             out[:, cluster] = exact.squared_distances(rows, self._centroids, None, mine)
         return np.sqrt(self._grid.decode_squared(out))
 
-    def score(self, X: Any, y: None = None) -> float:
-        """Minus the sum of squared distances of rows (n, d) to their nearest centroids."""
+    def score(self, X: Any, y: None = None, sample_weight: Any = None) -> float:
+        """Minus the (weighted) sum of squared distances of rows (n, d) to their nearest centroids."""
         rows = self._on_grid(X)
-        labels = self.predict(X)
-        squared = exact.squared_distances(rows, self._centroids, None, labels)
-        return -float(self._grid.decode_squared(squared).sum())
+        squared = exact.squared_distances(rows, self._centroids, None, self._labels(rows))
+        weights = np.ones(len(rows)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        return -float(self._grid.decode_squared(squared) @ weights)
 
     @property
     def _assigner(self) -> Assigner:
@@ -155,13 +158,23 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         if self.callback is not None:
             self.callback(n_iter, self._grid.decode(np.concatenate(slices)))
 
+    def _labels(self, rows: NDArray[np.float32]) -> NDArray[np.int32]:
+        norms = np.sqrt(exact.squared_norms(rows))
+        return self._assigner.nearest(rows, norms, Centroids(self._centroids)).labels
+
     def _on_grid(self, X: Any) -> NDArray[np.float32]:
         check_is_fitted(self)
         points = validate_data(self, X, dtype=_FLOATS, ensure_all_finite=False, reset=False)
-        exact.grid_exponent(points)  # names a row that is not finite
+        exponent = exact.grid_exponent(points)  # names a row that is not finite
+        if self.distance == "euclidean" and exponent - self._grid.exponent > _FAR:
+            raise CurationError(
+                f"a row has a norm of about 2^{exponent}, more than 2^{_FAR} times that of the longest row "
+                f"fitted, about 2^{self._grid.exponent}: too far to place"
+            )
         if self.distance == "cosine":
             points = exact.normalize_rows(points)
         return self._grid.encode(points)
 
 
 _FLOATS = [np.float64, np.float32, np.float16]
+_FAR = 60  # powers of two beyond the grid at which squares still fit float32

@@ -11,22 +11,26 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curation import chance, exact, sketch
 from curation.assign import Assigner, Centroids
-from curation.candidates import Candidates
+from curation.candidates import Candidates, Lists
 from curation.errors import WorkerRestartedError
 from curation.kernels import native
 from curation.rows import ResidentRows, Rows, StoredRows, store
 from curation.seeding import Seeding
+
+if TYPE_CHECKING:
+    from curation.assign import Chunk
+    from curation.device import Placed
 
 EVERYTHING = "everything"  # the view that needs no selection
 
@@ -103,9 +107,18 @@ class Points:
     squares: NDArray[np.float64]
     weights: NDArray[np.int64] | None = None
     _sketch: tuple[str, Points] | None = field(default=None, repr=False)
+    _placed: Placed | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def chunks(self, assigner: Assigner) -> Iterator[tuple[slice, Chunk]]:
+        """Every row once, where the assigner computes; what its device has room for stays there."""
+        if assigner.on is None:
+            return self.rows.chunks()
+        if self._placed is None:
+            self._placed = assigner.on.place(self.rows)
+        return self._placed.chunks()
 
     @cached_property
     def mixed(self) -> NDArray[np.uint64]:
@@ -139,13 +152,13 @@ class Points:
             (units & 0xFFFFFF) * self.weights
         )
 
-    def sketched(self, directions: Directions | None, threads: int, scratch: Path | None) -> Points:
+    def sketched(self, directions: Directions | None, assigner: Assigner, scratch: Path | None) -> Points:
         """The points along some directions; the last answer is kept. Themselves where there are none."""
         if directions is None:
             return self
         token = hashlib.blake2b(np.ascontiguousarray(directions).data, digest_size=16).hexdigest()
         if self._sketch is None or self._sketch[0] != token:
-            flat = (sketch.project(rows, directions, threads) for _, rows in self.rows.chunks())
+            flat = (assigner.project(rows, directions) for _, rows in self.chunks(assigner))
             if isinstance(self.rows, StoredRows) and scratch is not None:
                 name = scratch / f"sketch-{id(self)}.rows"
                 rows: Rows = store(flat, name, directions.shape[1], self.rows.chunk_bytes)
@@ -193,7 +206,7 @@ class PointBlock:
         if name != view:
             raise WorkerRestartedError(f"this block has not selected the view {view!r}")
         scratch = Path(self._scratch.name) if self._scratch else None
-        return points.sketched(directions, self.assigner.n_threads, scratch)
+        return points.sketched(directions, self.assigner, scratch)
 
     # --- what the block holds ---------------------------------------------------------------
 
@@ -234,6 +247,7 @@ class PointBlock:
         """Values and keys of a uniform draw of `count` points."""
         draws = self.everything.draws(salt)
         index = chance.smallest(draws, self.everything.keys, count)
+        index = index[np.isfinite(draws[index])]
         return draws[index], self.everything.keys[index]
 
     def square_total(self, view: str) -> int:
@@ -292,15 +306,14 @@ class PointBlock:
     ) -> NDArray[np.float64]:
         if strategy == "random":
             return chance.draws(self.everything.mixed, np.uint64(salt))
-        return self._distances(self.everything, own.first, np.concatenate(slices))
+        return self._distances(self.everything, own.first, Centroids(np.concatenate(slices)))
 
-    @staticmethod
     def _distances(
-        points: Points, labels: NDArray[np.int32], centroids: NDArray[np.float32]
+        self, points: Points, labels: NDArray[np.int32], centroids: Centroids
     ) -> NDArray[np.float64]:
         out = np.empty(len(points))
-        for where, rows in points.rows.chunks():
-            out[where] = exact.squared_distances(rows, centroids, None, labels[where])
+        for where, rows in points.chunks(self.assigner):
+            out[where] = self.assigner.squared_distances(rows, centroids, labels[where])
         return out
 
     # --- greedy seeding ---------------------------------------------------------------------
@@ -375,9 +388,9 @@ class PointBlock:
         labels = np.full(len(points), -1, np.int32) if own is None else own[0].first.copy()
         distances = np.full(len(points), np.inf) if own is None else own[1].copy()
         centroids = Centroids(seeds)
-        for where, rows in points.rows.chunks():
+        for where, rows in points.chunks(self.assigner):
             found = self.assigner.nearest(rows, np.sqrt(points.squares[where]), centroids).labels
-            squared = exact.squared_distances(rows, seeds, None, found)
+            squared = self.assigner.squared_distances(rows, centroids, found)
             closer = squared < distances[where]
             labels[where][closer] = found[closer] + np.int32(offset)
             distances[where][closer] = squared[closer]
@@ -390,7 +403,7 @@ class PointBlock:
     # --- assignment -------------------------------------------------------------------------
 
     def reduce(self, own: Labels, view: str, directions: Directions | None, sizes: Sequence[int]) -> Any:
-        """Exact sums and counts of labelled points: a `Partial` for each slice of these sizes, bare if one."""
+        """Exact sums and counts of labelled points: a `Partial` for each slice of `sizes`, bare if one."""
         points = self._points(view, directions)
         return _sliced(self._partial(points, own, sum(sizes), None), sizes)
 
@@ -399,7 +412,7 @@ class PointBlock:
         own: Labels | None,
         view: str,
         directions: Directions | None,
-        candidates: Candidates | None,
+        candidates: Candidates | Lists | None,
         dissolved: NDArray[np.bool_] | None,
         swaps: bool,
         *slices: NDArray[np.float32],
@@ -410,7 +423,8 @@ class PointBlock:
             own: The last labels; None, or no candidates, for a scan of all centroids.
             view: The points.
             directions: Assign the sketch along these, of points and centroids alike.
-            candidates: Which centroids the points of a group look at.
+            candidates: Which centroids the points of a group look at; `Lists`: a near one of all, or the
+                last one where that is nearer.
             dissolved: Clusters (k,) that were moved elsewhere: their points start from their second.
             swaps: Find the second nearest as well, and what `Partial` says of spread and loss.
             slices: The centroids.
@@ -420,10 +434,14 @@ class PointBlock:
         """
         points = self._points(view, directions)
         centroids = Centroids(np.concatenate(slices))
-        start = None if own is None or candidates is None else _moved(own, dissolved)
+        start = None
+        if own is not None and isinstance(candidates, Candidates):
+            start = _moved(own, dissolved)
         labels = self._nearest(points, centroids, candidates, start, swaps)
+        if own is not None and isinstance(candidates, Lists):
+            labels = self._nearer(points, own, labels, centroids)
         sizes = [len(part) for part in slices]
-        partial = self._partial(points, labels, sum(sizes), centroids.values if swaps else None)
+        partial = self._partial(points, labels, sum(sizes), centroids if swaps else None)
         parts = _sliced(partial, sizes)
         return (labels, parts) if len(sizes) == 1 else (labels, *parts)
 
@@ -455,27 +473,32 @@ class PointBlock:
         points = self._points(view)
         labels = self._nearest(points, centroids, candidates, start.first, False)
         if own is not None:
-            found = self._distances(points, labels.first, centroids.values)
-            known = self._distances(points, own.first, centroids.values)
-            keep = (known < found) | ((known == found) & (own.first < labels.first))
-            labels = Labels(np.where(keep, own.first, labels.first))
+            labels = self._nearer(points, own, labels, centroids)
         sizes = [len(part) for part in slices[n_slices:]]
         parts = _sliced(self._partial(points, labels, sum(sizes), None), sizes)
         return (labels, parts) if n_slices == 1 else (labels, *parts)
+
+    def _nearer(self, points: Points, own: Labels, labels: Labels, centroids: Centroids) -> Labels:
+        """Of two labels the nearer one, ties to the lower."""
+        found = self._distances(points, labels.first, centroids)
+        known = self._distances(points, own.first, centroids)
+        keep = (known < found) | ((known == found) & (own.first < labels.first))
+        return Labels(np.where(keep, own.first, labels.first))
 
     def _nearest(
         self,
         points: Points,
         centroids: Centroids,
-        candidates: Candidates | None,
+        candidates: Candidates | Lists | None,
         start: NDArray[np.int32] | None,
         seconds: bool,
     ) -> Labels:
         labels = np.empty(len(points), np.int32)
         others = np.empty(len(points), np.int32) if seconds else None
         groups = None
-        for where, rows in points.rows.chunks():
-            if candidates is not None and start is not None:
+        chunks = points.rows.chunks() if isinstance(candidates, Lists) else points.chunks(self.assigner)
+        for where, rows in chunks:
+            if isinstance(candidates, Candidates) and start is not None:
                 groups = np.where(start[where] < 0, np.int32(-1), candidates.groups[start[where]])
             found = self.assigner.nearest(
                 rows,
@@ -491,21 +514,21 @@ class PointBlock:
         return Labels(labels, others)
 
     def _partial(
-        self, points: Points, own: Labels, n_clusters: int, centroids: NDArray[np.float32] | None
+        self, points: Points, own: Labels, n_clusters: int, centroids: Centroids | None
     ) -> Partial:
         """Sums and counts of all clusters; spread and loss as well where the centroids are given."""
         sums = np.zeros((n_clusters, points.rows.shape[1]), np.int64)
         counts = np.zeros(n_clusters, np.int64)
         spread, loss = np.zeros((2, n_clusters), np.int64)
-        for where, rows in points.rows.chunks():
+        for where, rows in points.chunks(self.assigner):
             weights = None if points.weights is None else points.weights[where]
             labels = own.first[where]
-            more = exact.cluster_sums(rows, labels, n_clusters, weights, self.assigner.n_threads)
+            more = self.assigner.cluster_sums(rows, labels, n_clusters, weights)
             sums += more[0]
             counts += more[1]
             if centroids is not None and own.second is not None:
-                squared = exact.squared_distances(rows, centroids, None, labels)
-                second = exact.squared_distances(rows, centroids, None, own.second[where])
+                squared = self.assigner.squared_distances(rows, centroids, labels)
+                second = self.assigner.squared_distances(rows, centroids, own.second[where])
                 weight = np.int64(1) if weights is None else weights
                 for total, value in ((spread, squared), (loss, np.minimum(second, 8.0) - squared)):
                     np.add.at(total, labels, (value * SPREAD_UNIT).astype(np.int64) * weight)
@@ -577,12 +600,12 @@ class PointBlock:
         self, own: Labels, *slices: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         """Points (k,) of this block in each cluster, their weights (k,), and the inertia (units of 2^-48)."""
-        centroids = np.concatenate(slices)
+        centroids = Centroids(np.concatenate(slices))
         points = self.everything
-        counts = np.bincount(own.first, minlength=len(centroids))
+        counts = np.bincount(own.first, minlength=len(centroids.values))
         weights = counts
         if points.weights is not None:
-            weights = np.zeros(len(centroids), np.int64)
+            weights = np.zeros(len(centroids.values), np.int64)
             np.add.at(weights, own.first, points.weights)
         return counts, weights, points.total(self._distances(points, own.first, centroids))
 
@@ -602,7 +625,8 @@ class PointBlock:
             slices: The centroids by their new numbers.
         """
         clusters = renumbered[own.first]
-        distances = self._distances(self.everything, clusters.astype(np.int32), np.concatenate(slices))
+        centroids = Centroids(np.concatenate(slices))
+        distances = self._distances(self.everything, clusters.astype(np.int32), centroids)
         return writer(clusters, distances)
 
 

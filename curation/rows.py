@@ -1,21 +1,88 @@
 """Where a block's points lie: in memory, or in a file that is read in passes.
 
 What is computed from rows never depends on which it is: both give the same float32 multiples of 2^-24,
-chunk after chunk.
+chunk after chunk. `Footing` decides which it is, from the bytes that a worker may take.
 """
 
 from __future__ import annotations
 
 import os
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from curation import sketch
+from curation.errors import CurationError
+
 CHUNK_BYTES = 256 << 20
 """Bytes of the float32 rows that a pass holds at a time."""
+
+STATE_BYTES = 104
+"""Of a point beside its coordinates: key, norms and order (48), labels, and what draws and sums need."""
+
+TABLE_BYTES = 28
+"""Of a coordinate of a centroid: twice as float32, once more in slices, and two tables of int64 sums."""
+
+_CHUNKS = 4  # that exist at a time: raw, as float32, the one before it, and what is made of it
+_LEAST_ROWS = 4096  # of a chunk
+
+Chunks = Iterable[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Footing:
+    """How a worker holds n points within its memory: all of them, or a chunk at a time.
+
+    Args:
+        memory: Bytes that it may take for its points and centroids, beside its process.
+        n_points: Its points n.
+        dimensions: Columns d.
+        n_clusters: Most centroids k of a fit.
+
+    Raises:
+        CurationError: Not even a chunk of `_LEAST_ROWS` rows fits.
+    """
+
+    memory: int
+    n_points: int
+    dimensions: int
+    n_clusters: int
+
+    def __post_init__(self) -> None:
+        if self.memory < self.least:
+            raise CurationError(
+                f"{self.memory:,} bytes of memory are too few for {self.n_points:,} points of "
+                f"{self.dimensions} dimensions and {self.n_clusters:,} clusters: their keys and labels, the "
+                f"centroids and a block of rows take at least {self.least:,}; allow that much "
+                "(cluster.memory), or spread the points over more workers (cluster.shards)"
+            )
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that it takes however the rows are held."""
+        return STATE_BYTES * self.n_points + TABLE_BYTES * self.n_clusters * self.dimensions
+
+    @property
+    def least(self) -> int:
+        """The smallest memory that will do."""
+        rows = min(self.n_points, _LEAST_ROWS)
+        return self.fixed + _CHUNKS * rows * 4 * self.dimensions
+
+    @property
+    def resident(self) -> bool:
+        """Whether all rows fit, with their sketch."""
+        width = self.dimensions + (sketch.SIZE if sketch.pays(self.dimensions) else 0)
+        return self.fixed + 4 * width * self.n_points <= self.memory
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of float32 rows to hold at a time, where not all rows fit."""
+        return max(4 * self.dimensions, min(CHUNK_BYTES, (self.memory - self.fixed) // _CHUNKS))
 
 
 class Rows(ABC):
@@ -84,7 +151,6 @@ class StoredRows(Rows):
         path: The file: rows one after another, without a header.
         dtype: float16 or float32.
         dimensions: Columns d.
-        exponent: Rows are divided by 2^exponent.
         chunk_bytes: Bytes of the float32 rows that a pass holds at a time.
         index: Which rows of the file, ascending; all by default.
     """
@@ -94,11 +160,10 @@ class StoredRows(Rows):
         path: Path,
         dtype: str,
         dimensions: int,
-        exponent: int = 0,
         chunk_bytes: int = CHUNK_BYTES,
         index: NDArray[np.int64] | None = None,
     ) -> None:
-        self.path, self.dtype, self.exponent = path, np.dtype(dtype), exponent
+        self.path, self.dtype = path, np.dtype(dtype)
         self.chunk_bytes, self.index = chunk_bytes, index
         self._row_bytes = self.dtype.itemsize * dimensions
         n = path.stat().st_size // self._row_bytes if index is None else len(index)
@@ -112,19 +177,26 @@ class StoredRows(Rows):
     def chunks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """See `Rows.chunks`."""
         with self.path.open("rb", buffering=0) as file:
-            for start in range(0, len(self), self.step):
-                where = slice(start, min(len(self), start + self.step))
+            start = 0
+            while start < len(self):
                 if self.index is None:
-                    low, high, pick = where.start, where.stop, None
+                    stop = min(len(self), start + self.step)
+                    yield slice(start, stop), self._read(file.fileno(), start, stop)
                 else:
-                    wanted = self.index[where]
-                    low, high, pick = int(wanted[0]), int(wanted[-1]) + 1, wanted - wanted[0]
-                values = self._read(file.fileno(), low, high)
-                yield where, values if pick is None else values[pick]
+                    # what lies between the rows wanted is read as well, and counts as part of the chunk
+                    low = int(self.index[start])
+                    stop = int(np.searchsorted(self.index, low + self.step))
+                    wanted = self.index[start:stop] - low
+                    high = low + int(wanted[-1]) + 1
+                    yield slice(start, stop), self._read(file.fileno(), low, high, wanted)
+                start = stop
 
-    def _read(self, descriptor: int, low: int, high: int) -> NDArray[np.float32]:
+    def _read(
+        self, descriptor: int, low: int, high: int, wanted: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """Rows low..high-1 of the file, or those wanted of them."""
         raw = np.empty((high - low, self.shape[1]), self.dtype)
-        view = memoryview(raw).cast("B")
+        view = raw.reshape(-1).view(np.uint8).data
         start, done = low * self._row_bytes, 0
         while done < len(view):
             got = os.preadv(descriptor, [view[done:]], start + done)
@@ -132,30 +204,74 @@ class StoredRows(Rows):
                 raise EOFError(f"{self.path} ended early; it was cut while it was read")
             done += got
         os.posix_fadvise(descriptor, start, len(view), os.POSIX_FADV_DONTNEED)
-        values = raw.astype(np.float32, copy=False)
-        return np.ldexp(values, -self.exponent) if self.exponent else values
+        return (raw if wanted is None else raw[wanted]).astype(np.float32, copy=False)
 
     def take(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """See `Rows.take`."""
         where = index if self.index is None else self.index[index]
-        mapped = np.memmap(self.path, self.dtype, "r").reshape(-1, self.shape[1])
-        values = mapped[where].astype(np.float32)
-        return np.ldexp(values, -self.exponent) if self.exponent else values
+        with self.path.open("rb", buffering=0) as file:
+            # a page for a row: reading ahead would bring in, and keep, most of the file
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            out = np.empty((len(where), self.shape[1]), np.float32)
+            for position, row in enumerate(where.tolist()):
+                raw = os.pread(file.fileno(), self._row_bytes, row * self._row_bytes)
+                out[position] = np.frombuffer(raw, self.dtype)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return out
 
     def select(self, index: NDArray[np.int64]) -> StoredRows:
         """See `Rows.select`; an index into the same file."""
         where = index if self.index is None else self.index[index]
-        return StoredRows(self.path, self.dtype.str, self.shape[1], self.exponent, self.chunk_bytes, where)
+        return StoredRows(self.path, self.dtype.str, self.shape[1], self.chunk_bytes, where)
 
 
 def store(
     chunks: Iterator[NDArray[np.float32]], path: Path, dimensions: int, chunk_bytes: int = CHUNK_BYTES
 ) -> StoredRows:
     """Writes chunks of rows on the grid to a new file, as float32."""
+    _write(path, chunks, np.dtype("<f4"))
+    return StoredRows(path, "<f4", dimensions, chunk_bytes)
+
+
+def store_smallest(
+    read: Callable[[], Chunks], folder: Path, shape: tuple[int, int], chunk_bytes: int
+) -> StoredRows:
+    """Writes rows on the grid to a file in a folder, as float16 if that holds all of them exactly.
+
+    A file that an earlier call has finished there is taken as it is: the folder belongs to these rows.
+
+    Args:
+        read: Gives the rows chunk after chunk, from the first, each time it is called.
+        folder: Where to write; made if it is not there.
+        shape: (n, d) of all rows together.
+        chunk_bytes: Bytes of the float32 rows that a pass holds at a time.
+    """
+    n, dimensions = shape
+    folder.mkdir(parents=True, exist_ok=True)
+    for dtype in (np.dtype("<f2"), np.dtype("<f4")):
+        path = folder / f"rows.{dtype.str[1:]}"
+        if path.exists() and path.stat().st_size == n * dimensions * dtype.itemsize:
+            return StoredRows(path, dtype.str, dimensions, chunk_bytes)
+    for dtype in (np.dtype("<f2"), np.dtype("<f4")):
+        part = folder / f".{uuid.uuid4().hex}.part"
+        try:
+            if _write(part, read(), dtype):
+                part.replace(path := folder / f"rows.{dtype.str[1:]}")
+                return StoredRows(path, dtype.str, dimensions, chunk_bytes)
+        finally:
+            part.unlink(missing_ok=True)
+    raise AssertionError("float32 holds every row on the grid")
+
+
+def _write(path: Path, chunks: Chunks, dtype: np.dtype[np.floating]) -> bool:
+    """Writes rows to a file; stops, and says False, at the first that the dtype does not hold exactly."""
     with path.open("wb") as file:
         for chunk in chunks:
-            file.write(memoryview(np.ascontiguousarray(chunk)).cast("B"))
+            narrow = np.ascontiguousarray(chunk, dtype)
+            if dtype != np.float32 and not np.array_equal(narrow, chunk):
+                return False
+            file.write(narrow.reshape(-1).view(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())  # only clean pages can be given back
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return StoredRows(path, "<f4", dimensions, 0, chunk_bytes)
+    return True

@@ -35,7 +35,7 @@ def pays(dimensions: int) -> bool:
 def directions(rows: NDArray[np.float32], size: int = SIZE) -> NDArray[np.float64]:
     """Orthonormal directions (d, size) of large variance, in steps of 2^-20.
 
-    8 m d s operations a round. Columns beyond the rank of the rows are zero.
+    4 m d s operations a round. Columns beyond the rank of the rows are arbitrary, or zero.
 
     Args:
         rows: A sample of points (m, d) on the grid, m at most 2^13, d at most 2^13.
@@ -44,11 +44,12 @@ def directions(rows: NDArray[np.float32], size: int = SIZE) -> NDArray[np.float6
     sample = rows.astype(np.float64)
     d = rows.shape[1]
     bits = chance.splitmix64(np.arange(d * size, dtype=np.uint64)) >> np.uint64(63)
-    found = np.where(bits, 1.0, -1.0).reshape(d, size) / 2.0 ** np.ceil(np.log2(d) / 2)
+    found: NDArray[np.float64] = np.where(bits, 1.0, -1.0).reshape(d, size) / 2.0 ** np.ceil(np.log2(d) / 2)
     for _ in range(_ROUNDS):
         # multiples of 2^-36 below 2, then of 2^-38 below 2^14: both fit 53 bits
         products = np.rint(sample @ (np.rint(found * _COARSE) / _COARSE) * _MIDDLE) / _MIDDLE
-        found = _orthonormal(sample.T @ products)
+        # twice: what is left of columns beyond the rank of the rows is rounding, and not orthogonal
+        found = _orthonormal(_orthonormal(sample.T @ products))
     return found
 
 
@@ -69,7 +70,8 @@ def _orthonormal(columns: NDArray[np.float64]) -> NDArray[np.float64]:
 def _rounded(columns: NDArray[np.float64]) -> NDArray[np.float64]:
     """Columns scaled by powers of two to a largest entry in [1/2, 1), in steps of 2^-20."""
     largest = np.abs(columns).max(axis=0, initial=0.0)
-    return np.rint(np.ldexp(columns, -np.frexp(largest)[1]) * _FINE) / _FINE
+    out: NDArray[np.float64] = np.rint(np.ldexp(columns, -np.frexp(largest)[1]) * _FINE) / _FINE
+    return out
 
 
 def project(

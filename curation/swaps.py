@@ -3,7 +3,8 @@
 The clusters with the largest spread are divided in two by a few rounds of 2-means, which tells exactly
 how much a second centroid would gain there; those that are cheapest to dissolve, their points going
 to the second nearest centroid, give theirs up as long as the gain exceeds the loss. An empty cluster
-costs nothing to dissolve. After Muhr and Granitzer (2009) and others: split-and-merge k-means.
+costs nothing to dissolve. Of two centroids that are each other's nearest only one may leave: either is
+cheap because the other stays. After Muhr and Granitzer (2009) and others: split-and-merge k-means.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def swap(
     told: list[News],
     place: tuple[int, ...],
     most: int,
+    candidates: Handle | None,
     *,
     unit_norm: bool,
 ) -> Swapped:
@@ -61,6 +63,7 @@ def swap(
         told: What the update of each slice told.
         place: Salt of the pivots' draws: seed, level, step, iteration.
         most: Clusters to look at on either side.
+        candidates: Among which centroids the nearest to another is looked for; None: among all.
         unit_norm: Spherical k-means.
     """
     counts, spread, loss = (np.concatenate([np.asarray(news[i]) for news in told]) for i in (2, 3, 4))
@@ -74,7 +77,8 @@ def swap(
     first, second, gains = workers.attempt(
         partial(_divide, workers, view, own, slices, wide, k, salt, unit_norm), lambda: None
     )
-    pairs = _matched(wide, gains * SPREAD_UNIT, cheap, loss)
+    near = workers.get([workers.slice(0, "nearest_others", cheap, candidates, *slices)])[0]
+    pairs = _matched(wide, gains * SPREAD_UNIT, cheap, loss, near)
     if not len(pairs):
         return Swapped(slices, None, 0)
     dissolved = np.zeros(k, bool)
@@ -109,22 +113,32 @@ def _divide(
 
 
 def _matched(
-    wide: NDArray[np.int64], gains: NDArray[np.float64], cheap: NDArray[np.int64], loss: NDArray[np.int64]
+    wide: NDArray[np.int64],
+    gains: NDArray[np.float64],
+    cheap: NDArray[np.int64],
+    loss: NDArray[np.int64],
+    near: NDArray[np.int32],
 ) -> NDArray[np.int64]:
     """Pairs (p, 2) of a place in `wide` and a cluster to dissolve for it: largest gain, smallest loss.
 
-    Clusters on both lists do whichever comes first.
+    Clusters on both lists do whichever comes first. One is dissolved only while the centroid nearest to
+    it (`near`, of each of `cheap`) stays, which then stays to the end.
     """
     pairs: list[tuple[int, int]] = []
-    used: set[int] = set()
-    waiting = iter(cheap.tolist())
+    gone: set[int] = set()
+    stays: set[int] = set()  # divided, or nearest to one that is gone
+    waiting = iter(zip(cheap.tolist(), near.tolist(), strict=True))
     for row in np.argsort(-gains, kind="stable").tolist():
         cluster = int(wide[row])
-        if cluster in used:
+        if cluster in gone:
             continue
-        given = next((c for c in waiting if c not in used and c != cluster), None)
+        given, heir = next(
+            ((c, n) for c, n in waiting if c not in stays and c != cluster and n not in gone),
+            (None, -1),
+        )
         if given is None or loss[given] >= gains[row]:
             break
-        used |= {cluster, given}
+        stays |= {cluster, heir}
+        gone.add(given)
         pairs.append((row, given))
     return np.asarray(pairs, np.int64).reshape(-1, 2)

@@ -15,6 +15,7 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -101,12 +102,20 @@ class Cluster(Section):
     resample: Resample = Resample()
     max_iter: PositiveInt = 50
     """iterations of k-means at most"""
-    tol: Annotated[float, Field(ge=0)] = 0.0
+    tol: Annotated[float, Field(ge=0)] = 1e-4
     """stop when an iteration lowers the objective by at most this share of it; 0: when nothing moves"""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """euclidean, or cosine (spherical k-means)"""
+    algorithm: Literal["auto", "lloyd"] = "auto"
+    """auto (looks at near centroids, moves idle ones), or lloyd (every point looks at all of them)"""
+    init: Literal["auto", "k-means++"] = "auto"
+    """where a fit starts: auto (D^2 sampling in batches), or k-means++ (greedy, one by one)"""
     shards: Auto | PositiveInt = "auto"
     """point shards that share the work; no result depends on it"""
+    memory: Auto | Annotated[ByteSize, Field(gt=0)] = "auto"
+    """bytes (or 1GiB) of points a shard holds, the rest is streamed; auto: half the memory for all"""
+    checkpoint: Annotated[float, Field(ge=0)] = 60.0
+    """seconds between two saved states of the fit, from which a killed run goes on; 0: none are saved"""
 
     @field_validator("n_clusters")
     @classmethod

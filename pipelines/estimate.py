@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from curation.cost import Crew, Rates, actor_bytes, tree_seconds
+from curation.cost import SKETCH, Crew, Rates, is_sketched, tree_seconds
 from curation.hierarchy import Recipe
+from curation.rows import Footing
 from pipelines.calibration import BRIEF, machine, measure
 from pipelines.config import Config
 
@@ -18,7 +19,9 @@ READ = 200e6
 WRITE = 2e6
 """Rows a second of assignments that an actor writes."""
 RESIDENT_SHARE = 0.5
-"""Of the memory that points may take where `cluster.memory` is auto."""
+"""Of the memory that all shards may take where `cluster.memory` is auto."""
+PROCESS_BYTES = 350_000_000
+"""Of a shard's process with its packages and tiles, before it holds anything."""
 
 
 def shards(config: Config, total: int, cpus: int) -> int:
@@ -57,17 +60,15 @@ def stage_estimate(recipe: Recipe, total: int, dimensions: int, n_shards: int, c
     return sum(stage_seconds(recipe, total, dimensions, rates, working))
 
 
-def budget(config: Config, total: int, dimensions: int, crew: Crew, memory: int) -> int | None:
-    """Bytes of points that an actor may hold, None where it holds all of its own.
+def allowed(config: Config, n_shards: int, memory: int) -> int:
+    """Bytes that a shard may take for its points and centroids, on a machine with so much memory."""
+    asked = config.cluster.memory
+    return int(RESIDENT_SHARE * memory / n_shards) if asked == "auto" else int(asked)
 
-    Args:
-        config: Its `cluster.memory` is a number of bytes, or auto: half of the memory for all actors.
-        total: Points.
-        dimensions: Of a point.
-        crew: Who holds them.
-        memory: Of the machine.
-    """
-    asked = getattr(config.cluster, "memory", "auto")
-    allowed = int(RESIDENT_SHARE * memory / crew.shards) if asked == "auto" else int(asked)
-    resident = actor_bytes(total, dimensions, 0, crew) - actor_bytes(0, dimensions, 0, crew)
-    return allowed if resident > allowed else None
+
+def actor_bytes(footing: Footing) -> int:
+    """Memory of the process of a point shard."""
+    if footing.resident:
+        width = footing.dimensions + (SKETCH if is_sketched(footing.dimensions) else 0)
+        return PROCESS_BYTES + footing.fixed + 4 * width * footing.n_points
+    return PROCESS_BYTES + footing.memory

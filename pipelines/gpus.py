@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curation.cost import Work, point_bytes
+from curation.cost import Work
 
 BEST_SHARE = 0.75
 """Of the peak, that the kernels come to where rows are long."""
 HALF_LENGTH = 110
 """Dimensions at which they come to half of that: a short row is over before the units are full."""
+STATE_BYTES, TABLE_BYTES = 60, 14
+"""Of a point beside its coordinates, and of a coordinate of a centroid with its sums."""
 ROUND = 0.001
 """Seconds that a step takes at least."""
 
@@ -46,7 +48,7 @@ GPUS = (
 
 def streams(gpu: Gpu, n: int, d: int, k: int) -> bool:
     """Whether the points do not fit beside the centroids, so that every pass copies them over the link."""
-    return n * (point_bytes(d) - 2 * d) + k * d * 14 > 0.9 * gpu.memory
+    return n * (2 * d + STATE_BYTES) + k * d * TABLE_BYTES > 0.9 * gpu.memory
 
 
 def gpu_seconds(gpu: Gpu, levels: Sequence[Work], n: int, d: int, k: int) -> float:

@@ -11,16 +11,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from curation.cost import Crew, actor_bytes, tree_work
+from curation.cost import tree_work
+from curation.errors import CurationError
 from curation.hierarchy import Recipe
 from curation.levels import auto_reason
+from curation.rows import Footing
 from modalities.base import ModalityError
 from modalities.sources.embeddings import EmbeddingsSource
 from pipelines.calibration import Machine, disk_rates, existing, machine, measure, old_kernels
 from pipelines.cluster import recipe_of
 from pipelines.config import Config
 from pipelines.errors import RequestError
-from pipelines.estimate import budget, crew, shards, stage_seconds
+from pipelines.estimate import actor_bytes, allowed, crew, shards, stage_seconds
 from pipelines.gpus import GPUS, gpu_seconds, streams
 from pipelines.manifest import read_manifest
 from pipelines.owner import settled_paths
@@ -185,29 +187,36 @@ def _plan_work(config: Config, found: Plan, recipe: Recipe, here: Machine, d: in
         for level, work, seconds in zip(found.levels, works, times, strict=True)
     ]
     found.cluster_seconds = sum(times)
-    holders = Crew(found.shards)
-    allowed = budget(config, n, d, holders, here.memory)
-    found.streamed = allowed is not None
-    found.actor_memory = actor_bytes(n, d, k, holders, allowed)
-    # the object store holds the centroids, the sums of every shard, and what is being updated
+    _plan_memory(config, found, here, d, k)
+    for gpu in GPUS:
+        name = f"{gpu.name} (streamed)" if streams(gpu, n, d, k) else gpu.name
+        found.gpu_seconds[name] = gpu_seconds(gpu, works, n, d, k)
+
+
+def _plan_memory(config: Config, found: Plan, here: Machine, d: int, k: int) -> None:
+    """What the shards hold, and whether that fits."""
+    mine, memory = -(-found.samples // found.shards), allowed(config, found.shards, here.memory)
+    try:
+        footing = Footing(memory, mine, d, k)
+    except CurationError as error:
+        found.warnings.append(f"{error} (the run would end so)")
+        footing = Footing(Footing(2**62, mine, d, k).least, mine, d, k)
+    found.streamed = not footing.resident
+    found.actor_memory = actor_bytes(footing)
+    # the object store holds the centroids, and the sums of every shard
     shared = k * d * (2 * 4 + 8 * found.shards)
     found.memory = found.shards * found.actor_memory + shared + DRIVER_BYTES
     if found.memory > here.memory:
-        least = found.shards * actor_bytes(0, d, k, holders) + shared + DRIVER_BYTES
-        needs, has, fixed = (scaled(value, "B") for value in (found.memory, here.memory, least))
+        needs, has = scaled(found.memory, "B"), scaled(here.memory, "B")
         found.warnings.append(
-            f"clustering needs about {needs} of memory, {fixed} of it beside the points, and this machine"
-            f" has {has}: it may be killed; ask for fewer clusters or fewer cluster.shards, or take a larger"
-            " machine"
+            f"clustering needs about {needs} of memory, and this machine has {has}: it may be killed; lower"
+            " cluster.memory, ask for fewer clusters or fewer cluster.shards, or take a larger machine"
         )
-    if found.streamed and n * 2 * d > max(0, here.memory - found.memory):
+    if found.streamed and found.samples * 2 * d > max(0, here.memory - found.memory):
         found.notes.append(
             "the points do not stay in the page cache, so every pass reads them from the disk, which the time"
             " leaves out"
         )
-    for gpu in GPUS:
-        name = f"{gpu.name} (streamed)" if streams(gpu, n, d, k) else gpu.name
-        found.gpu_seconds[name] = gpu_seconds(gpu, works, n, d, k)
 
 
 def _plan_disk(config: Config, store: Store, pool: Pool, found: Plan, d: int) -> None:

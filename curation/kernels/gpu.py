@@ -49,6 +49,7 @@ def nearest(
     groups: torch.Tensor | None = None,
     seconds: bool = False,
     backend: Backend = "triton",
+    halves: Halves | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The nearest candidate of every row, and the second nearest, exactly, ties to the lower index.
 
@@ -64,6 +65,7 @@ def nearest(
         groups: Group (n,) of each row, int32, -1 to look at all centroids; None: all rows look at all.
         seconds: Find the second nearest as well.
         backend: "triton", or "torch" without the fused kernel.
+        halves: The centroids in float16, where they are at hand.
 
     Returns:
         The nearest (n,) and, where asked for, the second nearest (n,), -1 where there is but one
@@ -72,7 +74,7 @@ def nearest(
     Raises:
         CurationError: There is no such backend, or its products err beyond their bound on this device.
     """
-    halves = halve_centroids(centroids)
+    halves = halves or halve_centroids(centroids)
     kernel = probed(backend, halves.values.shape[1], rows.device)
     members = offsets = None
     if candidates is not None and groups is not None:

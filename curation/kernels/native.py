@@ -225,3 +225,20 @@ def sides(
         p = pair[i]
         row = rows[index[i]]
         out[i] = 2 * p + (square_distance(row, first[p]) > square_distance(row, second[p]))
+
+
+@njit(**_FAST)
+def mark_nearest(scores: NDArray[np.float64], m: int, marks: NDArray[np.bool_]) -> None:
+    """Marks the columns that are among the m smallest of a row of scores (r, c), the first of equals."""
+    for i in range(scores.shape[0]):
+        row = scores[i]
+        limit = np.partition(row, m - 1)[m - 1]
+        room = m
+        for j in range(row.shape[0]):
+            if row[j] < limit:
+                marks[j] = True
+                room -= 1
+        for j in range(row.shape[0]):
+            if row[j] == limit and room > 0:
+                marks[j] = True
+                room -= 1

@@ -26,7 +26,8 @@ def slow_twin(rows, centroids):
 
 
 def nearest(rows, centroids, **how):
-    return Assigner(**how).nearest(rows, np.sqrt(exact.squared_norms(rows)), Centroids(centroids))
+    norms = np.sqrt(exact.squared_norms(rows))
+    return Assigner(**how).nearest(rows, norms, Centroids(centroids)).labels
 
 
 @pytest.mark.parametrize("matmul", sorted(cpu.ROUTES))
@@ -55,7 +56,7 @@ def test_every_route_keeps_its_bound():
 
 
 def test_a_route_of_low_precision_is_refused(monkeypatch):
-    def bfloat16(rows, transposed):
+    def bfloat16(rows, transposed, out):
         import torch
 
         product = torch.from_numpy(rows).bfloat16() @ torch.from_numpy(transposed).bfloat16()

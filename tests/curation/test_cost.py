@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation import candidates, cost, fit, shards, sketch
-from curation.cost import Crew, Rates, Work, actor_bytes, fit_work, level_work, scan_work, seconds
+from curation.cost import Crew, Rates, Work, fit_work, level_work, scan_work, seconds
 from curation.fit import Plan
 from curation.hierarchy import Recipe
 
@@ -83,13 +83,3 @@ def test_hands_divide_pairs_and_not_what_is_done_alone():
 def test_a_group_costs_every_shard_anew():
     groups = Work(blocks=1000)
     assert seconds(groups, 8, RATES, Crew(2)) == pytest.approx(seconds(groups, 8, RATES, Crew(1)))
-
-
-def test_memory_of_an_actor():
-    whole, half = (actor_bytes(10**6, 256, 1000, Crew(s)) for s in (1, 2))
-    assert whole - half == pytest.approx(5e5 * cost.point_bytes(256))
-    assert whole > 10**6 * 256 * 4
-    streamed = actor_bytes(10**6, 256, 1000, Crew(1), budget=100_000_000)
-    assert streamed < whole
-    assert streamed - actor_bytes(10**6, 256, 1000, Crew(1), budget=50_000_000) == 50_000_000
-    assert actor_bytes(10**6, 256, 1000, Crew(1), budget=10**12) == whole

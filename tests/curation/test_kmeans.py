@@ -5,17 +5,19 @@ import pytest
 from sklearn.cluster import KMeans as Sklearn
 
 from curation import CurationError, KMeans, exact
+from curation.assign import Assigner
 from curation.chance import keys_of
-from curation.kmeans import fit_centroids
+from curation.fit import Plan, View, fit_centroids
 from curation.points import EVERYTHING, PointBlock
 from curation.seeding import seed
 from curation.workers import LocalWorkers
 from tests.curation.pools import blobs
 
 
-def test_labels_and_inertia_are_those_of_the_centroids():
+@pytest.mark.parametrize("algorithm", ["auto", "lloyd"])
+def test_labels_and_inertia_are_those_of_the_centroids(algorithm):
     points = blobs(3000, 8, 60)
-    fit = KMeans(50, max_iter=20).fit(points)
+    fit = KMeans(50, algorithm=algorithm, max_iter=20).fit(points)
     distances = ((points[:, None].astype(np.float64) - fit.cluster_centers_.astype(np.float64)) ** 2).sum(2)
     assert np.array_equal(distances.argmin(1), fit.labels_)
     assert fit.inertia_ == pytest.approx(distances.min(1).sum(), rel=1e-6)
@@ -23,9 +25,10 @@ def test_labels_and_inertia_are_those_of_the_centroids():
     assert len(np.unique(fit.labels_)) == len(fit.cluster_centers_) == 50
 
 
-def test_a_converged_fit_is_a_fixed_point():
+@pytest.mark.parametrize("algorithm", ["auto", "lloyd"])
+def test_a_converged_fit_is_a_fixed_point(algorithm):
     points = blobs(2000, 4, 10)
-    fit = KMeans(10, max_iter=300).fit(points)
+    fit = KMeans(10, algorithm=algorithm, max_iter=300, tol=0.0).fit(points)
     assert fit.n_iter_ < 300
     means = np.stack([points[fit.labels_ == i].astype(np.float64).mean(0) for i in range(10)])
     np.testing.assert_allclose(fit.cluster_centers_, means, atol=1e-6)
@@ -55,19 +58,20 @@ def test_input_is_not_changed():
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-def test_row_order_blocks_and_slices_do_not_matter(distance):
+def test_lloyd_does_not_hang_on_row_order_blocks_or_slices(distance):
     points = blobs(3000, 12, 100)
     ids = [str(i) for i in range(len(points))]
-    whole = KMeans(150, distance=distance, max_iter=10).fit(points, ids)
+    how = {"algorithm": "lloyd", "init": "k-means++", "tol": 0.0, "distance": distance, "max_iter": 10}
+    whole = KMeans(150, **how).fit(points, ids=ids)
     order = np.random.default_rng(0).permutation(len(points))
-    shuffled = KMeans(150, distance=distance, max_iter=10).fit(points[order], [ids[i] for i in order])
+    shuffled = KMeans(150, **how).fit(points[order], ids=[ids[i] for i in order])
     assert np.array_equal(shuffled.cluster_centers_, whole.cluster_centers_)
     assert np.array_equal(shuffled.labels_, whole.labels_[order])
     rows = whole._grid.encode(exact.normalize_rows(points) if distance == "cosine" else points)
     keys = keys_of(ids)
     blocks = [PointBlock(rows[part], keys[part]) for part in np.array_split(order, 7)]
     workers = LocalWorkers(blocks, n_slices=4)
-    fit = fit_centroids(workers, EVERYTHING, 150, place=(0, 1, 0), max_iter=10, tol=0.0, distance=distance)
+    fit = fit_centroids(View(workers, EVERYTHING, 3000, (0, 1, 0), None), 150, Plan(**how))
     assert np.array_equal(whole._grid.decode(np.concatenate(fit.slices)), whole.cluster_centers_)
 
 
@@ -155,7 +159,9 @@ def test_half_precision_input():
 
 def test_tolerance_stops_early():
     points = blobs(3000, 8, 60)
-    assert KMeans(50, tol=0.05).fit(points).n_iter_ < KMeans(50).fit(points).n_iter_
+    for algorithm in ("auto", "lloyd"):
+        strict, loose = (KMeans(50, algorithm=algorithm, tol=tol).fit(points) for tol in (0.0, 0.05))
+        assert loose.n_iter_ < strict.n_iter_
 
 
 @pytest.mark.parametrize(
@@ -163,8 +169,6 @@ def test_tolerance_stops_early():
     [
         (np.ones((3, 2)), 4, "euclidean", "n_clusters is 4 for 3 points"),
         (np.ones((3, 2)), 0, "euclidean", "n_clusters is 0"),
-        (np.ones(3), 1, "euclidean", "shape"),
-        (np.ones((0, 3)), 1, "euclidean", "non-empty"),
         (np.array([[1.0], [np.nan]]), 1, "euclidean", "row 1 holds NaN"),
         (np.array([[1.0, 0.0], [0.0, 0.0]]), 1, "cosine", "row 1 is all zero"),
         (np.ones((3, 2)), 1, "manhattan", "no distance 'manhattan'; there are euclidean, cosine"),
@@ -173,6 +177,38 @@ def test_tolerance_stops_early():
 def test_unfit_input_is_refused_with_a_sentence(points, n_clusters, distance, message):
     with pytest.raises(CurationError, match=message):
         KMeans(n_clusters, distance=distance).fit(points)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"algorithm": "elkan"}, "no algorithm 'elkan'; there are auto, lloyd"),
+        ({"init": "random"}, "no init 'random'; there are auto, k-means[+][+]"),
+        ({"max_iter": 0}, "max_iter is 0"),
+        ({"max_iter": 2.5}, "max_iter is 2.5"),
+        ({"tol": -1e-4}, "tol is -0.0001"),
+        ({"tol": np.nan}, "tol is nan"),
+        ({"n_clusters": 2.5}, "n_clusters is 2.5"),
+        ({"random_state": "luck"}, "random_state is 'luck'"),
+        ({"assigner": Assigner("cuda")}, "no matrix product 'cuda'; there are numpy, torch"),
+    ],
+)
+def test_unfit_parameters_are_refused_with_their_choices(options, message):
+    with pytest.raises(CurationError, match=message):
+        KMeans(**{"n_clusters": 2, **options}).fit(np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.ones(3), "Expected 2D array"),
+        (np.ones((0, 3)), r"0 sample\(s\)"),
+        (np.eye(3) * 1j, "Complex data"),
+    ],
+)
+def test_what_is_no_table_is_refused_as_scikit_learn_does(points, message):
+    with pytest.raises(ValueError, match=message):
+        KMeans(1).fit(points)
 
 
 def test_rows_far_from_the_origin_are_refused_not_garbled():
@@ -192,8 +228,10 @@ def test_outliers_that_hide_the_others_are_refused():
 
 def test_predict_refuses_what_it_cannot_place():
     fit = KMeans(3).fit(blobs(50, 4, 5))
-    with pytest.raises(CurationError, match=r"shape \(n, 4\), not \(2, 5\)"):
+    with pytest.raises(ValueError, match="X has 5 features, but KMeans is expecting 4"):
         fit.predict(np.zeros((2, 5)))
+    with pytest.raises(CurationError, match="too far to place"):
+        fit.predict(np.full((1, 4), 1e30))
     with pytest.raises(CurationError, match="row 1 holds NaN"):
         fit.predict(np.array([[0.0] * 4, [np.nan] * 4]))
 

@@ -117,6 +117,22 @@ def test_it_warns_where_memory_or_disk_are_too_small(told, write_config, vectors
     assert any("on the disk" in warning and "1 kB" in warning for warning in warnings)
 
 
+def test_a_budget_below_the_points_streams_them_and_one_below_a_block_is_warned_of(
+    told, write_config, tmp_path
+):
+    file = tmp_path / "pool.npy"
+    np.save(file, np.tile(blobs(1000), (200, 8)).astype(np.float16))
+    config = write_config(file, cluster={"n_clusters": [50]})
+    whole, streamed, small = (
+        told(config, f"cluster.memory={m}", "--json") for m in ("1GiB", "20MiB", "1KiB")
+    )
+    assert (whole["streamed"], streamed["streamed"]) == (False, True)
+    assert streamed["actor_memory"] < whole["actor_memory"]
+    assert streamed["disk"]["tree"] > whole["disk"]["tree"]
+    assert not streamed["warnings"]
+    assert any("cluster.memory" in warning for warning in small["warnings"])
+
+
 def test_it_warns_of_threads_that_fight(told, write_config, vectors, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "512")
     assert any("OMP_NUM_THREADS is 512" in w for w in told(write_config(vectors), "--json")["warnings"])

@@ -1,0 +1,435 @@
+"""What a fit that was killed goes on from: centroids, labels and a few numbers, saved now and then.
+
+A checkpoint is a folder. ``header.json`` says where the fit stands and names the arrays that belong to
+it; each array lies in a file that is named by the hash of its content, written by the worker that has
+it. The header is replaced in one step and files that it does not name are deleted afterwards, so that
+whenever the fit is killed there is a whole checkpoint, the last or the one before. Labels and centroids
+are kept by their place in the whole list, whoever held them, so other workers, more or fewer, can go on.
+
+A checkpoint that belongs to another fit or is damaged is refused by name, and the fit starts afresh: a
+checkpoint saves time, and no result depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.errors import CurationError
+from curation.points import EVERYTHING, Labels, PointBlock
+from curation.workers import Handle, Workers, slice_edges
+
+FORMAT = 1
+HEADER = "header.json"
+
+Stretch = tuple[int, int]
+"""Positions low..high-1 of a list that is kept in pieces."""
+
+
+class Files(Protocol):
+    """Where a checkpoint is kept; a file appears whole or not at all."""
+
+    def exists(self, rel: str) -> bool:
+        """Whether there is a file."""
+
+    def list(self, rel: str, suffix: str) -> Sequence[str]:
+        """Paths of the files right in a folder whose names end in `suffix`."""
+
+    def read_bytes(self, rel: str) -> bytes:
+        """The content of a file."""
+
+    def write_bytes(self, rel: str, data: bytes) -> None:
+        """Writes a file."""
+
+    def delete(self, rel: str) -> None:
+        """Deletes a file or a whole folder, if it is there."""
+
+
+class DamagedError(CurationError):
+    """A file of a checkpoint is missing, or is not what was written."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A list of rows that is kept in pieces, a file each.
+
+    Attributes:
+        names: The files, in order; their names begin with the hash of their content.
+        counts: Rows in each.
+    """
+
+    names: list[str]
+    counts: list[int]
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+
+class KeptBlock(PointBlock):
+    """A block that also writes and reads what a checkpoint keeps."""
+
+    def keep(
+        self, own: Labels | NDArray[np.float32] | None, files: Files, folder: str
+    ) -> tuple[str, int] | None:
+        """Writes labels or centroids into the folder; the name of the file and its rows."""
+        if own is None:
+            return None
+        if not isinstance(own, Labels):
+            return write_array(files, folder, own), len(own)
+        columns = [own.first] if own.second is None else [own.first, own.second]
+        return write_array(files, folder, np.stack(columns, axis=1)), len(own.first)
+
+    def check(self, own: Sequence[str], files: Files, folder: str) -> str:
+        """What is wrong with the first of some files that is not as it was written; empty if none is."""
+        try:
+            for name in own:
+                read_array(files, folder, name)
+        except DamagedError as error:
+            return str(error)
+        return ""
+
+    def recall(self, own: Stretch | None, files: Files, folder: str, kept: Kept) -> NDArray[Any] | None:
+        """Reads a stretch of centroids; nothing for None."""
+        return None if own is None else _stretch(files, folder, kept, own)
+
+    def recall_labels(self, own: Stretch, files: Files, folder: str, kept: Kept) -> Labels:
+        """Reads a stretch of labels."""
+        columns = _stretch(files, folder, kept, own)
+        return Labels(*(np.ascontiguousarray(column) for column in columns.T))
+
+    def size_of(self, view: str) -> int:
+        """Number of this block's points in a view."""
+        return len(self._points(view))
+
+
+def write_array(files: Files, folder: str, array: NDArray[Any]) -> str:
+    """Writes an array to a file named by its content, and returns the name."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    name = f"{_digest(buffer.getbuffer())}.npy"
+    if not files.exists(f"{folder}/{name}"):
+        files.write_bytes(f"{folder}/{name}", buffer.getvalue())
+    return name
+
+
+def read_array(files: Files, folder: str, name: str) -> NDArray[Any]:
+    """Reads an array.
+
+    Raises:
+        DamagedError: The file is not there, or not what its name says.
+    """
+    try:
+        data = files.read_bytes(f"{folder}/{name}")
+    except FileNotFoundError as error:
+        raise DamagedError(f"{folder}/{name} is missing") from error
+    if f"{_digest(data)}.npy" != name:
+        raise DamagedError(f"{folder}/{name} is damaged: its content is not what was written")
+    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+def _digest(data: bytes | memoryview) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _stretch(files: Files, folder: str, kept: Kept, stretch: Stretch) -> NDArray[Any]:
+    low, high = stretch
+    parts = []
+    for name, (start, end) in zip(kept.names, itertools.pairwise(np.cumsum([0, *kept.counts])), strict=True):
+        if (start < high and low < end) or (low == high and not parts):
+            array = read_array(files, folder, name)
+            parts.append(array[max(0, low - start) : max(0, high - start)])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+@dataclass
+class Standing:
+    """Where a k-means fit stands between two iterations: all that the next one follows from.
+
+    Attributes:
+        found: Centroids.
+        slices: Handles of them.
+        own: Labels, a handle a block; None where the next iteration does not ask for them.
+        n_iter: Iterations made.
+        objective: Before the last update, in units of 2^-48; None before the first.
+        dissolved: Clusters (k,) whose centroid went elsewhere at the end of the last iteration.
+        moved: How many.
+        swapped: Of the last iteration that swapped.
+        swapping: Whether iterations swap at all.
+        sure: Whether the next iteration has points look further off.
+        few: Whether every iteration scans all centroids.
+    """
+
+    found: int
+    slices: list[Handle]
+    own: list[Handle] | None = None
+    n_iter: int = 0
+    objective: int | None = None
+    dissolved: NDArray[np.bool_] | None = None
+    moved: int = 0
+    swapped: int = 0
+    swapping: bool = True
+    sure: bool = False
+    few: bool = False
+
+
+_HANDLES = ("slices", "own", "dissolved")
+_NUMBERS = [name for name in Standing.__dataclass_fields__ if name not in _HANDLES]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a level that is under way.
+
+    Attributes:
+        level: The level.
+        step: 0 for its first fit, then its resampling steps, then the assignment of its inputs.
+        slices: Centroids of the fit before; none at step 0.
+        n_clusters: How many.
+        n_iter: Iterations that it took.
+        notes: Of the level so far.
+    """
+
+    level: int
+    step: int
+    slices: list[Handle] = field(default_factory=list)
+    n_clusters: int = 0
+    n_iter: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class Checkpoint:
+    """Saves where the growing of a tree stands, and takes it up again.
+
+    Args:
+        files: Where to write; goes to the workers.
+        folder: In there.
+        basis: What the result depends on: names and JSON values. A checkpoint with another one is refused.
+        every: Seconds between two states of a fit.
+        say: Told, in a sentence, where the fit goes on, or what was refused and why.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        folder: str,
+        basis: dict[str, Any],
+        every: float = 60.0,
+        say: Callable[[str], Any] = lambda _: None,
+    ) -> None:
+        self.files, self.folder, self.every, self.say = files, folder, every, say
+        self.basis = json.loads(json.dumps({"format": FORMAT, **basis}))
+        self._levels: list[dict[str, Any]] = []
+        self._step: dict[str, Any] | None = None
+        self._fit: dict[str, Any] | None = None
+        self._entered: Step | None = None
+        self._last = time.monotonic()
+
+    # --- taking up --------------------------------------------------------------------------
+
+    def open(self, workers: Workers) -> None:
+        """Reads what is there; what cannot be used is named, and deleted."""
+        path = f"{self.folder}/{HEADER}"
+        if not self.files.exists(path):
+            self.clear()
+            return
+        try:
+            header = json.loads(self.files.read_bytes(path))
+            self._levels, self._step, self._fit = header["levels"], header["step"], header["fit"]
+            why = self._differs(header["basis"], path) or self._damage(workers)
+        except (ValueError, KeyError, TypeError) as error:
+            why = f"{path} is damaged ({error!r})"
+        if why:
+            self.say(f"the checkpoint is not used: {why}; the fit starts afresh")
+            self.clear()
+            return
+        self.say(f"goes on from a checkpoint: {self._where()}")
+
+    def clear(self) -> None:
+        """Deletes it."""
+        self._levels, self._step, self._fit, self._entered = [], None, None, None
+        self.files.delete(self.folder)
+
+    def _differs(self, basis: dict[str, Any], path: str) -> str:
+        names = (n for n in sorted(basis.keys() | self.basis.keys()) if basis.get(n) != self.basis.get(n))
+        others = ", ".join(names)
+        return f"{path} belongs to another fit, with another {others}" if others else ""
+
+    def _damage(self, workers: Workers) -> str:
+        """What is wrong with its arrays, which the workers read."""
+        names = sorted(_names([self._levels, self._step, self._fit]))
+        blocks = len(workers.nobody())
+        own = [names[i::blocks] for i in range(blocks)]
+        found = workers.attempt(
+            lambda: workers.get(workers.points("check", self.files, self.folder, own=own)), lambda: None
+        )
+        return next(filter(None, found), "")
+
+    def _where(self) -> str:
+        if self._fit is not None:
+            return f"level {self._fit['level']}, step {self._fit['step']}, iteration {self._fit['n_iter']}"
+        if self._step is not None:
+            return f"level {self._step['level']}, step {self._step['step']}"
+        return f"level {len(self._levels) + 1}"
+
+    def level(self, level: int, workers: Workers) -> dict[str, Any] | None:
+        """A finished level as it was given to `finish`; None if it is not finished."""
+        if level > len(self._levels):
+            return None
+        kept = self._levels[level - 1]
+        return {
+            **kept["told"],
+            "slices": self._slices(kept["slices"], workers),
+            "own": self._labels(kept["own"], EVERYTHING, workers),
+            **{n: read_array(self.files, self.folder, name) for n, name in kept["arrays"].items()},
+        }
+
+    def step(self, level: int, workers: Workers) -> Step:
+        """The step of a level to go on with."""
+        kept = self._step
+        if kept is None or kept["level"] != level:
+            return Step(level, 0)
+        return Step(**{**kept, "slices": self._slices(kept["slices"], workers)})
+
+    def standing(self, view: str, place: tuple[int, int, int], workers: Workers) -> Standing | None:
+        """Where the fit of a (seed, level, step) stands, once; None if nothing is known of it."""
+        kept, self._fit = self._fit, None
+        if kept is None or (kept["level"], kept["step"]) != place[1:]:
+            return None
+        gone = kept["dissolved"]
+        return Standing(
+            slices=self._slices(kept["slices"], workers),
+            own=self._labels(kept["own"], view, workers) or None,
+            dissolved=read_array(self.files, self.folder, gone) if gone else None,
+            **{name: kept[name] for name in _NUMBERS},
+        )
+
+    def _slices(self, kept: dict[str, Any], workers: Workers) -> list[Handle]:
+        """Handles of kept centroids, in as many slices as there are workers for them."""
+        rows = Kept(**kept)
+        if not len(rows):
+            return []
+        edges = slice_edges(len(rows), min(workers.n_slices, len(rows)))
+        return _shared(workers, "recall", list(itertools.pairwise(edges)), self.files, self.folder, rows)
+
+    def _labels(self, kept: dict[str, Any], view: str, workers: Workers) -> list[Handle]:
+        """Kept labels of a view, dealt to the blocks as these hold its points now."""
+        rows = Kept(**kept)
+        if not len(rows):
+            return []
+        counts = workers.attempt(lambda: workers.get(workers.points("size_of", view)), lambda: None)
+        own = list(itertools.pairwise(np.cumsum([0, *counts]).tolist()))
+        return workers.points("recall_labels", self.files, self.folder, rows, own=own)
+
+    # --- saving -----------------------------------------------------------------------------
+
+    @property
+    def due(self) -> bool:
+        """Whether the last state is old enough."""
+        return time.monotonic() - self._last >= self.every
+
+    def enter(self, step: Step, workers: Workers) -> None:
+        """A step begins."""
+        if self._entered is None and self._step is not None and self._step["step"] == step.step:
+            return  # it is the one that was taken up
+        self._entered, self._fit = step, None
+        if self.due:
+            self._save(workers)
+
+    def save(self, standing: Standing, place: tuple[int, int, int], workers: Workers) -> None:
+        """A fit stands somewhere; written down if it is time."""
+        if not self.due:
+            return
+        gone = standing.dissolved
+        self._fit = {
+            "level": place[1],
+            "step": place[2],
+            "slices": self._keep(standing.slices, workers),
+            "own": self._keep(standing.own or [], workers),
+            "dissolved": None if gone is None else write_array(self.files, self.folder, gone),
+            **{name: getattr(standing, name) for name in _NUMBERS},
+        }
+        self._save(workers)
+
+    def finish(
+        self,
+        told: dict[str, Any],
+        slices: list[Handle],
+        own: list[Handle],
+        arrays: dict[str, NDArray[Any]],
+        workers: Workers,
+    ) -> None:
+        """A level is done.
+
+        Args:
+            told: JSON values to get back from `level`.
+            slices: Its centroids.
+            own: Labels of its inputs, as long as they are of use.
+            arrays: Small arrays to get back.
+            workers: Who grew it.
+        """
+        kept = {name: write_array(self.files, self.folder, array) for name, array in arrays.items()}
+        self._levels.append(
+            {
+                "told": told,
+                "slices": self._keep(slices, workers),
+                "own": self._keep(own, workers),
+                "arrays": kept,
+            }
+        )
+        self._entered = self._step = self._fit = None
+        self._save(workers)
+
+    def _keep(self, handles: list[Handle], workers: Workers) -> dict[str, Any]:
+        told = workers.attempt(
+            lambda: workers.get(_shared(workers, "keep", handles, self.files, self.folder)), lambda: None
+        )
+        return asdict(Kept([name for name, _ in told], [int(count) for _, count in told]))
+
+    def _save(self, workers: Workers) -> None:
+        """Writes the header, and deletes what it does not name."""
+        if self._entered is not None:
+            step, self._entered = self._entered, None
+            self._step = {
+                "level": step.level,
+                "step": step.step,
+                "slices": self._keep(step.slices, workers),
+                "n_clusters": step.n_clusters,
+                "n_iter": step.n_iter,
+                "notes": step.notes,
+            }
+        header = {"basis": self.basis, "levels": self._levels, "step": self._step, "fit": self._fit}
+        self.files.write_bytes(f"{self.folder}/{HEADER}", json.dumps(header, indent=1).encode())
+        wanted = _names([self._levels, self._step, self._fit])
+        for path in self.files.list(self.folder, ".npy"):
+            if path.rsplit("/", 1)[-1] not in wanted:
+                self.files.delete(path)
+        self._last = time.monotonic()
+
+
+def _shared(workers: Workers, method: str, items: Sequence[Any], *args: Any) -> list[Handle]:
+    """Calls a method of `KeptBlock` for every item, which the blocks share out."""
+    nobody = workers.nobody()
+    told: list[Handle] = []
+    for start in range(0, len(items), len(nobody)):
+        some = items[start : start + len(nobody)]
+        own = [*some, *nobody[len(some) :]]
+        told += workers.points(method, *args, own=own)[: len(some)]
+    return told
+
+
+def _names(kept: Any) -> set[str]:
+    """All names of arrays in JSON values."""
+    if isinstance(kept, str):
+        return {kept} if kept.endswith(".npy") else set()
+    inside = kept.values() if isinstance(kept, dict) else kept if isinstance(kept, list) else ()
+    return set().union(*map(_names, inside))
