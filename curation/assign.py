@@ -155,12 +155,38 @@ class Assigner:
         return Nearest(labels, others if seconds else None)
 
     def squared_distances(
-        self, rows: Chunk, centroids: Centroids, labels: NDArray[np.int32]
+        self,
+        rows: Chunk,
+        centroids: Centroids,
+        labels: NDArray[np.int32],
+        index: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
-        """Exact squared distance of every row (n, d) to its centroid, infinite for -1; shape (n,)."""
+        """Exact squared distances of rows (n, d), or of those of an index, to their centroids (m,).
+
+        Infinite for a label of -1.
+        """
         if self.on is not None:
-            return self.on.squared_distances(_there(rows, self.on), centroids, labels)
-        return exact.squared_distances(_here(rows), centroids.values, None, labels)
+            return self.on.squared_distances(_there(rows, self.on), centroids, labels, index)
+        return exact.squared_distances(_here(rows), centroids.values, index, labels)
+
+    def sides(
+        self,
+        rows: Chunk,
+        index: NDArray[np.int64],
+        pair: NDArray[np.int32],
+        first: Centroids,
+        second: Centroids,
+    ) -> NDArray[np.int32]:
+        """2 p where a row of an index (m,) is at least as close to first[p] as to second[p], else 2 p + 1.
+
+        p is the row's entry of `pair` (m,).
+        """
+        if self.on is not None:
+            near = self.squared_distances(rows, first, pair, index)
+            return 2 * pair + (near > self.squared_distances(rows, second, pair, index))
+        out = np.empty(len(index), np.int32)
+        native.sides(_here(rows), index, pair, first.values, second.values, out)
+        return out
 
     def cluster_sums(
         self, rows: Chunk, labels: NDArray[np.int32], n_clusters: int, weights: NDArray[np.int64] | None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from curation.workers import Handle, Workers
 
 BATCHES = 10
-_OVERDRAW = 2
+OVERDRAW = 2
 
 Drawn = tuple[NDArray[np.uint64], NDArray[np.float64]]
 """Keys (m, 2) and squared distances D (m,) of drawn points."""
@@ -69,7 +69,7 @@ def _batch(
     directions: Handle | None,
 ) -> tuple[list[Handle] | None, int]:
     """One batch: what the blocks know after it, and how many seeds it brought."""
-    count = wanted if own is None else _OVERDRAW * wanted
+    count = wanted if own is None else OVERDRAW * wanted
     purpose = chance.Purpose.FIRST_SEED if own is None else chance.Purpose.SEED_CANDIDATES
     salt = int(chance.salt(place[0], purpose, *place[1:]))
     nobody = [None] * len(own) if own is not None else workers.nobody()

@@ -88,8 +88,8 @@ def _grouped(centroids: NDArray[np.float32], threads: int) -> tuple[NDArray[np.i
         groups = _nearest(centroids, middles, 1, threads)[:, 0].astype(np.int32)
         sums, counts = exact.cluster_sums(centroids, groups, len(middles))
         middles = exact.mean_on_grid(sums[counts > 0], counts[counts > 0], unit_norm=False)
-    kept, groups = np.unique(_nearest(centroids, middles, 1, threads)[:, 0], return_inverse=True)
-    return groups.astype(np.int32), middles[kept]
+    kept, numbered = np.unique(_nearest(centroids, middles, 1, threads)[:, 0], return_inverse=True)
+    return numbered.astype(np.int32), middles[kept]
 
 
 def _nearest(

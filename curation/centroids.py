@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curation import chance, exact, sketch
+from curation import chance, division, exact, sketch
 from curation.assign import Assigner, Centroids
 from curation.batches import Drawn, thinned
 from curation.candidates import Candidates, nearby
+from curation.division import Offer, Seeds
 from curation.kernels.threads import allowed
 from curation.points import Partial
 
@@ -103,6 +104,31 @@ def thin(wanted: int, salt: int, drawn: Drawn, *found: Found) -> tuple[NDArray[n
     rows = gather(0, len(drawn[0]), *found)
     seeds = rows[thinned(rows, *drawn, wanted, salt)]
     return seeds, len(seeds)
+
+
+def elect(counts: NDArray[np.int64], *offers: Offer) -> tuple[NDArray[np.uint64], Offer]:
+    """`curation.division.elected` of all blocks' offers: the keys, and what is known of the points."""
+    drawn = division.elected(counts, offers)
+    return drawn.keys, drawn
+
+
+def thin_within(
+    wanted: NDArray[np.int64],
+    found: NDArray[np.int64],
+    leaves: int,
+    salt: int,
+    drawn: Offer,
+    *told: Found,
+) -> tuple[Seeds, NDArray[np.int64]]:
+    """`curation.division.thinned_within`: the seeds, and how many each cell gets (cells,)."""
+    rows = gather(0, len(drawn.keys), *told)
+    index, begin = division.thinned_within(rows, drawn, wanted, found, leaves, salt)
+    return (rows[index], begin), np.bincount(begin // leaves, minlength=len(found))
+
+
+def within(found: NDArray[np.int64], leaves: int) -> Candidates:
+    """`curation.division.within`."""
+    return division.within(found, leaves)
 
 
 def pivot(

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 KEY_BYTES = 16
 
+_BLOCK = 2**16  # draws at a time: what hashing makes on the way stays in cache
+
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
@@ -38,6 +40,8 @@ class Purpose(IntEnum):
     SHOWN = 9
     SKETCH = 10
     PIVOT = 11
+    SPLIT = 12
+    RECALL = 13
 
 
 def digests(ids: Iterable[str]) -> list[bytes]:
@@ -93,8 +97,11 @@ def mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def draws(mixed_keys: NDArray[np.uint64], salt_word: np.uint64) -> NDArray[np.float64]:
     """U for every key: an odd 53-bit integer in float64, shape (n,)."""
-    h = splitmix64(mixed_keys ^ salt_word)
-    return ((h >> np.uint64(12)) * np.uint64(2) + np.uint64(1)).astype(np.float64)
+    out = np.empty(len(mixed_keys))
+    for start in range(0, len(out), _BLOCK):
+        h = splitmix64(mixed_keys[start : start + _BLOCK] ^ salt_word)
+        out[start : start + _BLOCK] = (h >> np.uint64(12)) * np.uint64(2) + np.uint64(1)
+    return out
 
 
 def order(

@@ -12,143 +12,22 @@ checkpoint saves time, and no result depends on it.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.errors import CurationError
-from curation.points import EVERYTHING, Labels, PointBlock
+from curation.kept import Files, Kept, read_array, write_array
+from curation.points import EVERYTHING
 from curation.workers import Handle, Workers, slice_edges
 
 FORMAT = 1
 HEADER = "header.json"
-
-Stretch = tuple[int, int]
-"""Positions low..high-1 of a list that is kept in pieces."""
-
-
-class Files(Protocol):
-    """Where a checkpoint is kept; a file appears whole or not at all."""
-
-    def exists(self, rel: str) -> bool:
-        """Whether there is a file."""
-
-    def list(self, rel: str, suffix: str) -> Sequence[str]:
-        """Paths of the files right in a folder whose names end in `suffix`."""
-
-    def read_bytes(self, rel: str) -> bytes:
-        """The content of a file."""
-
-    def write_bytes(self, rel: str, data: bytes) -> None:
-        """Writes a file."""
-
-    def delete(self, rel: str) -> None:
-        """Deletes a file or a whole folder, if it is there."""
-
-
-class DamagedError(CurationError):
-    """A file of a checkpoint is missing, or is not what was written."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A list of rows that is kept in pieces, a file each.
-
-    Attributes:
-        names: The files, in order; their names begin with the hash of their content.
-        counts: Rows in each.
-    """
-
-    names: list[str]
-    counts: list[int]
-
-    def __len__(self) -> int:
-        return sum(self.counts)
-
-
-class KeptBlock(PointBlock):
-    """A block that also writes and reads what a checkpoint keeps."""
-
-    def keep(
-        self, own: Labels | NDArray[np.float32] | None, files: Files, folder: str
-    ) -> tuple[str, int] | None:
-        """Writes labels or centroids into the folder; the name of the file and its rows."""
-        if own is None:
-            return None
-        if not isinstance(own, Labels):
-            return write_array(files, folder, own), len(own)
-        columns = [own.first] if own.second is None else [own.first, own.second]
-        return write_array(files, folder, np.stack(columns, axis=1)), len(own.first)
-
-    def check(self, own: Sequence[str], files: Files, folder: str) -> str:
-        """What is wrong with the first of some files that is not as it was written; empty if none is."""
-        try:
-            for name in own:
-                read_array(files, folder, name)
-        except DamagedError as error:
-            return str(error)
-        return ""
-
-    def recall(self, own: Stretch | None, files: Files, folder: str, kept: Kept) -> NDArray[Any] | None:
-        """Reads a stretch of centroids; nothing for None."""
-        return None if own is None else _stretch(files, folder, kept, own)
-
-    def recall_labels(self, own: Stretch, files: Files, folder: str, kept: Kept) -> Labels:
-        """Reads a stretch of labels."""
-        columns = _stretch(files, folder, kept, own)
-        return Labels(*(np.ascontiguousarray(column) for column in columns.T))
-
-    def size_of(self, view: str) -> int:
-        """Number of this block's points in a view."""
-        return len(self._points(view))
-
-
-def write_array(files: Files, folder: str, array: NDArray[Any]) -> str:
-    """Writes an array to a file named by its content, and returns the name."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    name = f"{_digest(buffer.getbuffer())}.npy"
-    if not files.exists(f"{folder}/{name}"):
-        files.write_bytes(f"{folder}/{name}", buffer.getvalue())
-    return name
-
-
-def read_array(files: Files, folder: str, name: str) -> NDArray[Any]:
-    """Reads an array.
-
-    Raises:
-        DamagedError: The file is not there, or not what its name says.
-    """
-    try:
-        data = files.read_bytes(f"{folder}/{name}")
-    except FileNotFoundError as error:
-        raise DamagedError(f"{folder}/{name} is missing") from error
-    if f"{_digest(data)}.npy" != name:
-        raise DamagedError(f"{folder}/{name} is damaged: its content is not what was written")
-    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    return array
-
-
-def _digest(data: bytes | memoryview) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _stretch(files: Files, folder: str, kept: Kept, stretch: Stretch) -> NDArray[Any]:
-    low, high = stretch
-    parts = []
-    for name, (start, end) in zip(kept.names, itertools.pairwise(np.cumsum([0, *kept.counts])), strict=True):
-        if (start < high and low < end) or (low == high and not parts):
-            array = read_array(files, folder, name)
-            parts.append(array[max(0, low - start) : max(0, high - start)])
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass
@@ -162,15 +41,15 @@ class Standing:
         n_iter: Iterations made.
         objective: Before the last update, in units of 2^-48; None before the first.
         dissolved: Clusters (k,) whose centroid went elsewhere at the end of the last iteration.
-        moved: How many.
+        moved: How many were.
         swapped: Of the last iteration that swapped.
         swapping: Whether iterations swap at all.
         sure: Whether the next iteration has points look further off.
         few: Whether every iteration scans all centroids.
     """
 
-    found: int
-    slices: list[Handle]
+    found: int = 0
+    slices: list[Handle] = field(default_factory=list)
     own: list[Handle] | None = None
     n_iter: int = 0
     objective: int | None = None
@@ -339,7 +218,8 @@ class Checkpoint:
 
     def enter(self, step: Step, workers: Workers) -> None:
         """A step begins."""
-        if self._entered is None and self._step is not None and self._step["step"] == step.step:
+        taken_up = self._step and (self._step["level"], self._step["step"]) == (step.level, step.step)
+        if self._entered is None and taken_up:
             return  # it is the one that was taken up
         self._entered, self._fit = step, None
         if self.due:

@@ -103,11 +103,15 @@ class Device:
         return labels.cpu().numpy(), None if others is None else others.cpu().numpy()
 
     def squared_distances(
-        self, rows: torch.Tensor, centroids: Centroids, labels: NDArray[np.int32]
+        self,
+        rows: torch.Tensor,
+        centroids: Centroids,
+        labels: NDArray[np.int32],
+        index: NDArray[np.int64] | None,
     ) -> NDArray[np.float64]:
         """See `curation.exact.squared_distances`."""
-        which = self.tensor(labels)
-        found = gpu.squared_distances(rows, self._centroids(centroids)[0], which)
+        which, some = self.tensor(labels), None if index is None else self.tensor(index)
+        found = gpu.squared_distances(rows, self._centroids(centroids)[0], which, some)
         return found.masked_fill_(which < 0, torch.inf).cpu().numpy()
 
     def cluster_sums(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from curation.errors import CurationError
 from curation.kernels import native
-from curation.kernels.threads import each
+from curation.kernels.threads import allowed, each
 
 UNIT = 2.0**24  # grid steps in 1.0
 SQUARE_UNIT = 2.0**48  # steps of a squared distance in 1.0
@@ -52,9 +52,13 @@ class Grid:
     def encode(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Rows (n, d) divided by 2^exponent and rounded to multiples of 2^-24, as float32."""
         out = np.empty(rows.shape, np.float32)
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK].astype(np.float64)
-            out[start : start + _BLOCK] = np.rint(np.ldexp(block, 24 - self.exponent)) / UNIT
+        scale = 2.0 ** (24 - self.exponent)
+
+        def fill(spans: Iterator[slice]) -> None:
+            for span in spans:
+                native.to_grid(_floats(rows[span]), scale, out[span])
+
+        each(allowed(), fill, _spans(len(rows)))
         return out
 
     def decode(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -76,23 +80,25 @@ def grid_exponent(rows: NDArray[Any]) -> int:
     Raises:
         CurationError: A row holds NaN or an infinity.
     """
-    exponent = _NOTHING
-    for start in range(0, len(rows), _BLOCK):
-        block = np.abs(rows[start : start + _BLOCK].astype(np.float64))
-        top = block.max(axis=1, initial=0.0)
-        if not np.isfinite(top).all():
-            row = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-            raise CurationError(f"row {row} holds NaN or an infinity; drop it or repair it first")
-        mantissa, power = np.frexp(top)
-        power = np.where(mantissa == 0.5, power - 1, power)  # top <= 2^power
-        steps = np.ceil(np.ldexp(block, (20 - power)[:, None])).astype(np.int64)
-        square = np.einsum("ij,ij->i", steps, steps)
-        # norm <= 2^power * sqrt(square) / 2^20, and 4225 / 4096 = (65/64)^2
-        while (over := square > 4225 << 28).any():
-            square = np.where(over, square >> 2, square)
-            power = np.where(over, power + 1, power)
-        exponent = max(exponent, int(power[top > 0].max(initial=_NOTHING)))
-    return exponent
+    found = np.empty(len(rows), np.int64)
+
+    def fill(spans: Iterator[slice]) -> None:
+        for span in spans:
+            native.row_exponents(_floats(rows[span]), _NOTHING, found[span])
+
+    each(allowed(), fill, _spans(len(rows)))
+    if len(bad := np.flatnonzero(found < _NOTHING)):
+        raise CurationError(f"row {bad[0]} holds NaN or an infinity; drop it or repair it first")
+    return int(found.max(initial=_NOTHING))
+
+
+def _spans(count: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+
+
+def _floats(rows: NDArray[Any]) -> NDArray[Any]:
+    """Rows in a dtype that compiled loops take, side by side in memory."""
+    return np.ascontiguousarray(rows, np.float32 if np.can_cast(rows.dtype, np.float32) else np.float64)
 
 
 def pool_exponent(found: Iterable[int]) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -24,22 +24,25 @@ from numpy.typing import NDArray
 
 from curation import sketch
 from curation.batches import start
+from curation.candidates import Lists
 from curation.chance import Purpose, salt, smallest
+from curation.checkpoint import Checkpoint, Standing
 from curation.errors import CurationError
 from curation.seeding import seed
-from curation.swaps import Swapped, swap
+from curation.swaps import swap
 from curation.workers import Handle, Workers
 
 if TYPE_CHECKING:
     from curation.centroids import News
 
 Distance = Literal["euclidean", "cosine"]
-Algorithm = Literal["auto", "lloyd"]
+Algorithm = Literal["auto", "lloyd", "ivf"]
 Init = Literal["auto", "k-means++"]
 
 FEW = 512
 """Clusters up to which every iteration scans them all: candidates would be a quarter of them."""
 
+_SMALL = 2**24  # coordinates of a view up to which few seeds are found one by one
 _SHARE = 0.25  # of all centroids: candidates that are more do not pay
 _HINTS = (2, 5)  # iterations that begin with a scan of the sketch
 _CALM = 500  # swaps end when fewer than one in so many clusters was swapped
@@ -53,11 +56,12 @@ class Plan:
         max_iter: Most iterations.
         tol: Stop when an iteration lowers the objective by at most this share of it; 0: when nothing moves.
         distance: "cosine" renormalises every centroid (spherical k-means).
-        algorithm: "auto" for the fast recipe, "lloyd" for full scans.
+        algorithm: "auto" for the fast recipe, "lloyd" for full scans, "ivf" for the fast recipe with full
+            scans by FAISS, which are approximate: for very many clusters.
         init: "auto" for D^2 sampling in batches, "k-means++" for the greedy kind.
 
     Raises:
-        CurationError: One of these is unfit.
+        CurationError: One of these is unfit, or FAISS is wanted and not installed.
     """
 
     max_iter: int = 50
@@ -75,6 +79,12 @@ class Plan:
             raise CurationError(f"max_iter is {self.max_iter!r}; give a whole number of at least 1")
         if not (isinstance(self.tol, int | float | np.number) and 0 <= self.tol < np.inf):
             raise CurationError(f"tol is {self.tol!r}; give a share of at least 0, such as 1e-4")
+        if self.algorithm == "ivf":
+            from curation.kernels import faiss  # noqa: F401  an extra: says so where it is missing
+
+    def lists(self, n_clusters: int) -> Lists | None:
+        """How full scans of so many centroids are approximated; None where they are exact."""
+        return Lists() if self.algorithm == "ivf" and n_clusters > FEW else None
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,7 @@ class View:
         count: Number of points in it.
         place: (seed, level, resampling step), the salt of every draw.
         directions: Handle of the directions of their sketch; None where a sketch does not pay.
+        checkpoint: Where a fit says how far it is, and asks how far it was.
     """
 
     workers: Workers
@@ -113,6 +124,7 @@ class View:
     count: int
     place: tuple[int, int, int]
     directions: Handle | None
+    checkpoint: Checkpoint | None = None
 
     def square_total(self) -> int:
         """Sum of the squared norms of the view, in units of 2^-48."""
@@ -149,18 +161,26 @@ def fit_centroids(view: View, n_clusters: int, plan: Plan, watch: Watcher | None
     return _Fast(view, plan, watch).run(n_clusters)
 
 
-class _Descent:
+class Descent:
     """What both algorithms share: assigning, updating, and knowing when to stop."""
 
     def __init__(self, view: View, plan: Plan, watch: Watcher | None) -> None:
         self.view, self.plan, self.watch = view, plan, watch
         self.workers = view.workers
-        self.own: list[Handle] | None = None
-        self.slices: list[Handle] = []
         self.squares = view.square_total()
-        self.objective: int | None = None
-        self.swapped = Swapped([], None, 0)
-        self.n_iter = 0
+        self.at = Standing()
+
+    def taken_up(self) -> bool:
+        """Goes on from where an earlier run of this fit was seen last; whether there is such a place."""
+        kept, view = self.view.checkpoint, self.view
+        at = kept.standing(view.name, view.place, self.workers) if kept is not None else None
+        self.at = at or self.at
+        return at is not None
+
+    def saved(self) -> None:
+        """Writes down where the fit stands, now and then."""
+        if self.view.checkpoint is not None:
+            self.view.checkpoint.save(self.at, self.view.place, self.workers)
 
     def assign(
         self,
@@ -172,7 +192,7 @@ class _Descent:
         swaps: bool = False,
     ) -> list[list[Handle]]:
         """`PointBlock.assign` on every block; keeps the labels and returns the partials."""
-        own = self.own if self.own is not None else self.workers.nobody()
+        own = self.at.own if self.at.own is not None else self.workers.nobody()
         return self._keep(
             self.workers.points(
                 "assign",
@@ -188,7 +208,7 @@ class _Descent:
         )
 
     def _keep(self, told: list[Any]) -> list[list[Handle]]:
-        self.own = [labels for labels, *_ in told]
+        self.at.own = [labels for labels, *_ in told]
         return [parts for _, *parts in told]
 
     def update(
@@ -206,26 +226,26 @@ class _Descent:
     def step(self, action: Callable[[], list[News]]) -> list[News]:
         """One iteration: does it, again where a worker was lost, and tells who watches."""
         news = self.workers.attempt(action, lambda: None)
-        self.n_iter += 1
-        self.workers.tick("iterations", self.n_iter, self.plan.max_iter)
+        self.at.n_iter += 1
+        self.workers.tick("iterations", self.at.n_iter, self.plan.max_iter)
         if self.watch is not None:
-            self.watch(self.n_iter, self.slices)
+            self.watch(self.at.n_iter, self.at.slices)
         return news
 
     def gained(self, news: list[News]) -> bool:
         """Takes note of the objective before the update; whether the last iteration lowered it enough."""
-        before, self.objective = self.objective, self.squares + sum(part.terms for part in news)
-        return before is None or before - self.objective > self.plan.tol * before
+        before, self.at.objective = self.at.objective, self.squares + sum(part.terms for part in news)
+        return before is None or before - self.at.objective > self.plan.tol * before
 
     def seeded(self, n_clusters: int) -> int:
         """Greedy k-means++ as a start; the number of seeds."""
-        self.slices = seed(self.workers, self.view.name, n_clusters, self.view.place)
-        sizes = [self.workers.slice(i, "size", part) for i, part in enumerate(self.slices)]
+        self.at.slices = seed(self.workers, self.view.name, n_clusters, self.view.place)
+        sizes = [self.workers.slice(i, "size", part) for i, part in enumerate(self.at.slices)]
         return sum(self.workers.get(sizes))
 
     def drawn(self, n_clusters: int, directions: Handle | None) -> tuple[int, list[int]]:
         """D^2 sampling in batches as a start: labels; the number of seeds, and sizes of the slices."""
-        self.own, found = start(self.workers, self.view.name, n_clusters, self.view.place, directions)
+        self.at.own, found = start(self.workers, self.view.name, n_clusters, self.view.place, directions)
         n_slices = min(self.workers.n_slices, found)
         edges = [found * i // n_slices for i in range(n_slices + 1)]
         return found, [high - low for low, high in itertools.pairwise(edges)]
@@ -233,66 +253,70 @@ class _Descent:
     def lifted(self, sizes: list[int], directions: Handle | None) -> list[Handle]:
         """Means of the labelled points, of those of their sketch if directions are given."""
         told = self.workers.points(
-            "reduce", self.view.name, directions, sizes, own=self.own, returns=len(sizes)
+            "reduce", self.view.name, directions, sizes, own=self.at.own, returns=len(sizes)
         )
         partials = [[parts] for parts in told] if len(sizes) == 1 else told
         return self.update([None] * len(sizes), partials)[0]
 
 
-class _Lloyd(_Descent):
+class _Lloyd(Descent):
     """Full scans until nothing moves, or gains are below the tolerance."""
 
     def run(self, n_clusters: int) -> Fit:
-        if self.plan.init == "k-means++":
-            found = self.seeded(n_clusters)
+        if self.taken_up():
+            pass
+        elif self.plan.init == "k-means++":
+            self.at.found = self.seeded(n_clusters)
         else:
-            found, sizes = self.drawn(n_clusters, None)
-            self.slices = self.workers.attempt(partial(self.lifted, sizes, None), lambda: None)
-        while self.n_iter < self.plan.max_iter:
+            self.at.found, sizes = self.drawn(n_clusters, None)
+            self.at.slices = self.workers.attempt(partial(self.lifted, sizes, None), lambda: None)
+        while self.at.n_iter < self.plan.max_iter:
+            self.at.own = None  # every iteration looks at all centroids
+            self.saved()
             news = self.step(self._iterate)
             if not any(part.moved for part in news):
                 break
             if not self.gained(news) and self.plan.tol > 0:
                 break
-        return Fit(self.slices, found, self.n_iter)
+        return Fit(self.at.slices, self.at.found, self.at.n_iter)
 
     def _iterate(self) -> list[News]:
-        self.own = None
-        self.slices, news = self.update(self.slices, self.assign(None, self.slices))
+        self.at.slices, news = self.update(self.at.slices, self.assign(None, self.at.slices))
         return news
 
 
-class _Fast(_Descent):
+class _Fast(Descent):
     """The recipe of the module's docstring."""
 
     def run(self, n_clusters: int) -> Fit:
-        self.few = n_clusters <= FEW
-        self.directions = None if self.few else self.view.directions
+        self.directions = None if n_clusters <= FEW else self.view.directions
         self.candidates: Handle | None = None
-        found = self._begin(n_clusters)
-        swapped, swapping, sure = n_clusters, True, False
-        while self.n_iter < self.plan.max_iter:
-            number = self.n_iter + 1
-            swaps = swapping and number % 2 == 1 and number < self.plan.max_iter - 3 and found > 1
-            far = not swaps and (sure or number in _HINTS)
-            trial = self.swapped.count > 0  # the objective may rise where swaps meet, to fall again
-            news = self.step(partial(self._iterate, number, far, swaps, swapped))
+        if not self.taken_up():
+            found = self._begin(n_clusters)
+            self.at = replace(self.at, found=found, swapped=n_clusters, few=n_clusters <= FEW)
+        while self.at.n_iter < self.plan.max_iter:
+            self.saved()
+            at, number = self.at, self.at.n_iter + 1
+            swaps = at.swapping and number % 2 == 1 and number < self.plan.max_iter - 3 and at.found > 1
+            far = not swaps and (at.sure or number in _HINTS)
+            trial = at.moved > 0  # the objective may rise where swaps meet, to fall again
+            news = self.step(partial(self._iterate, number, far, swaps))
             gained = self.gained(news)
             if swaps:
-                swapped = self.swapped.count
-                swapping = swapped * _CALM >= found
+                self.at.swapped = self.at.moved
+                self.at.swapping = self.at.swapped * _CALM >= self.at.found
                 continue
-            scanned = far or self.few
+            scanned = far or self.at.few
             if scanned and not trial and not (gained and any(part.moved for part in news)):
                 break
-            sure = not gained  # before it ends, points look further off once more
-        return Fit(self.slices, found, self.n_iter)
+            self.at.sure = not gained  # before it ends, points look further off once more
+        return Fit(self.at.slices, self.at.found, self.at.n_iter)
 
     def _begin(self, n_clusters: int) -> int:
         directions = self.directions
-        if self.plan.init == "k-means++":
+        if self.plan.init == "k-means++" or self._is_small(n_clusters):
             found = self.seeded(n_clusters)
-            self.workers.attempt(lambda: self.assign(None, self.slices), lambda: None)
+            self.workers.attempt(lambda: self.assign(None, self.at.slices), lambda: None)
             return found
         found, sizes = self.drawn(n_clusters, directions)
         if found < n_clusters and directions is not None:
@@ -300,51 +324,59 @@ class _Fast(_Descent):
             directions = None
             found, sizes = self.drawn(n_clusters, None)
 
-        drawn = self.own
+        drawn = self.at.own
 
         def lift() -> list[Handle]:
-            self.own = drawn
+            self.at.own = drawn
             if directions is not None:
                 flat = self.lifted(sizes, directions)
                 self.assign(directions, flat)
             return self.lifted(sizes, None)
 
-        self.slices = self.workers.attempt(lift, lambda: None)
+        self.at.slices = self.workers.attempt(lift, lambda: None)
         return found
 
-    def _iterate(self, number: int, far: bool, swaps: bool, swapped: int) -> list[News]:
-        before = self.own, self.slices
+    def _is_small(self, n_clusters: int) -> bool:
+        """Whether greedy k-means++, which finds better seeds one by one, costs little."""
+        dimensions = int(self.workers.get(self.workers.points("dimensions")[:1])[0])
+        return n_clusters <= FEW and self.view.count * dimensions <= _SMALL
+
+    def _iterate(self, number: int, far: bool, swaps: bool) -> list[News]:
+        before = replace(self.at)
         try:
-            self.slices, news = self.update(self.slices, self._assigned(far, swaps))
-            self.swapped = Swapped(self.slices, None, 0)
+            self.at.slices, news = self.update(self.at.slices, self._assigned(far, swaps))
+            self.at.dissolved, self.at.moved = None, 0
             if swaps:
-                self.swapped = swap(
+                swapped = swap(
                     self.workers,
                     self.view.name,
-                    self.own or [],
-                    self.slices,
+                    self.at.own or [],
+                    self.at.slices,
                     news,
                     (*self.view.place, number),
-                    max(16, min(sum(len(part.counts) for part in news) // 4, 4 * swapped)),
+                    max(16, min(sum(len(part.counts) for part in news) // 4, 4 * self.at.swapped)),
                     self.candidates,
                     unit_norm=self.plan.distance == "cosine",
                 )
-                self.slices = self.swapped.slices
+                self.at.slices, self.at.dissolved = swapped.slices, swapped.dissolved
+                self.at.moved = swapped.count
         except BaseException:
-            self.own, self.slices = before  # an attempt that failed leaves no trace
+            self.at = before  # an attempt that failed leaves no trace
             raise
         return news
 
     def _assigned(self, far: bool, swaps: bool) -> list[list[Handle]]:
         """Assigns the points by what pays: all centroids, those nearby, or (`far`) by way of the sketch."""
-        near = None if self.few else self._nearby()
+        near = None if self.at.few else self._nearby()
         self.candidates = near[1] if near else None
-        if self.few or (far and self.directions is None):
-            return self.assign(None, self.slices, swaps=swaps)
+        if self.at.few:
+            return self.assign(None, self.at.slices, swaps=swaps)
+        if far and self.directions is None:
+            return self.assign(None, self.at.slices, candidates=self.plan.lists(self.at.found))
         flat, candidates = near or ([], None)
         if not far:
             return self.assign(
-                None, self.slices, candidates=candidates, dissolved=self.swapped.dissolved, swaps=swaps
+                None, self.at.slices, candidates=candidates, dissolved=self.at.dissolved, swaps=swaps
             )
         told = self.workers.points(
             "hint",
@@ -353,25 +385,28 @@ class _Fast(_Descent):
             candidates,
             len(flat),
             *flat,
-            *self.slices,
-            own=self.own,
+            *self.at.slices,
+            own=self.at.own,
             returns=1 + len(flat),
         )
         return self._keep(told)
 
     def _nearby(self) -> tuple[list[Handle], Handle] | None:
         """Sketched centroids and the candidates; None, from then on, where candidates do not pay."""
-        flat = self.slices
+        flat = self.at.slices
         if self.directions is not None:
             flat = [
-                self.workers.slice(i, "sketched", part, self.directions) for i, part in enumerate(self.slices)
+                self.workers.slice(i, "sketched", part, self.directions)
+                for i, part in enumerate(self.at.slices)
             ]
         candidates, told = self.workers.slice(0, "candidates", *flat, returns=2)
-        self.few = self.workers.get([told])[0] > _SHARE
-        return None if self.few else (flat, candidates)
+        self.at.few = self.workers.get([told])[0] > _SHARE
+        return None if self.at.few else (flat, candidates)
 
 
-def labelled(view: View, slices: list[Handle], n_clusters: int, *, exactly: bool) -> list[Handle]:
+def labelled(
+    view: View, slices: list[Handle], n_clusters: int, *, exactly: bool, lists: Lists | None = None
+) -> list[Handle]:
     """Labels of a view's points: of the nearest centroids, or quickly, of near ones.
 
     Args:
@@ -379,6 +414,7 @@ def labelled(view: View, slices: list[Handle], n_clusters: int, *, exactly: bool
         slices: The centroids.
         n_clusters: How many.
         exactly: Scan all centroids; else go by the sketch, where there is one.
+        lists: How that scan is approximated; None: not at all.
     """
     workers, along = view.workers, view.directions
 
@@ -388,7 +424,7 @@ def labelled(view: View, slices: list[Handle], n_clusters: int, *, exactly: bool
                 "assign",
                 view.name,
                 None,
-                None,
+                lists,
                 None,
                 False,
                 *slices,

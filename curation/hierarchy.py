@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from curation import chance, exact
 from curation.assign import Assigner
+from curation.checkpoint import Checkpoint, Step
 from curation.errors import CurationError
 from curation.fit import (
     Algorithm,
@@ -32,6 +33,8 @@ from curation.fit import (
 )
 from curation.inputs import check_points, grid_rows, point_keys
 from curation.points import EVERYTHING, PointBlock
+from curation.recall import recall
+from curation.splitting import divide
 from curation.tree import Leaves, Level, Tree
 from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers
 
@@ -46,14 +49,18 @@ class Recipe:
         n_clusters: Clusters a level, from the leaves up, decreasing.
         resample_steps: Resampling steps a level.
         resample_points: Points taken of each cluster, an entry a level, 0 or 1 for no resampling;
-            "auto": none at level 1, half the mean cluster size (rounded half up) above.
+            "auto": none at level 1 and where a level is split, half the mean cluster size (rounded half
+            up) elsewhere.
         resample_strategy: Which points: "closest" to the centroid, or "random".
         max_iter: Most iterations of a k-means.
         tol: Least relative gain of an iteration; 0 goes on until nothing moves.
         distance: "euclidean", or "cosine" for spherical k-means at every level.
         random_state: Seed of every hashed draw.
-        algorithm: "auto" for the fast recipe of `curation.fit`, "lloyd" for full scans.
+        algorithm: "auto" for the fast recipe of `curation.fit`, "lloyd" for full scans, "ivf" for
+            approximate ones by FAISS where there are very many clusters.
         init: "auto" for D^2 sampling in batches, "k-means++" for greedy k-means++.
+        split: Clusters that each of a level's coarse clusters is divided into (`curation.splitting`), an
+            entry a level, 1 for no splitting; a level of n clusters then has n / split coarse ones.
     """
 
     n_clusters: Sequence[int]
@@ -66,6 +73,7 @@ class Recipe:
     random_state: int = 0
     algorithm: Algorithm = "auto"
     init: Init = "auto"
+    split: Sequence[int] | None = None
 
     @property
     def plan(self) -> Plan:
@@ -98,10 +106,36 @@ class Recipe:
                 f"resample points {list(self.resample_points)} has {len(self.resample_points)} entries "
                 f"for {len(k)} levels; give one a level, 0 for none"
             )
+        self._check_split()
+
+    def _check_split(self) -> None:
+        if self.split is None:
+            return
+        split, k = list(self.split), list(self.n_clusters)
+        if len(split) != len(k):
+            raise CurationError(
+                f"split {split} has {len(split)} entries for {len(k)} levels; give one a level, 1 for none"
+            )
+        for level, (leaves, count) in enumerate(zip(split, k, strict=True), start=1):
+            if leaves < 1 or count % leaves:
+                raise CurationError(
+                    f"level {level} has {count} clusters, which are not coarse clusters of {leaves} each; "
+                    "let its entry of split divide its number of clusters"
+                )
+            resampled = self.resample_points[level - 1] if self.resample_points != "auto" else 0
+            if leaves > 1 and self.resample_steps and resampled > 1:
+                raise CurationError(
+                    f"level {level} is to be split and resampled, of which a level can have one; set its "
+                    "entry of split to 1, or that of the resample points to 0"
+                )
+
+    def split_of(self, level: int) -> int:
+        """Clusters that each coarse cluster of a level is divided into; 1 where the level is not split."""
+        return 1 if self.split is None else self.split[level - 1]
 
     def points_of(self, level: int, n_inputs: int) -> int:
         """Points that a resampling step takes of each cluster of a level; 0 for no resampling."""
-        if self.resample_steps == 0:
+        if self.resample_steps == 0 or self.split_of(level) > 1:
             return 0
         if self.resample_points != "auto":
             points = self.resample_points[level - 1]
@@ -115,7 +149,7 @@ class Recipe:
         """k-means fits that growing takes, for a progress bar."""
         inputs = [n_points, *self.n_clusters]
         return sum(
-            1 + self.resample_steps * (self.points_of(level, n) > 0)
+            1 + self.resample_steps * (self.points_of(level, n) > 0) + (self.split_of(level) > 1)
             for level, n in zip(range(1, len(self.n_clusters) + 1), inputs, strict=False)
         )
 
@@ -145,13 +179,19 @@ class Grown:
     renumbered: NDArray[np.int64] | None = None
 
 
-def grow(workers: Workers, recipe: Recipe, on_leaves: Callable[[Grown], Any]) -> list[Grown]:
+def grow(
+    workers: Workers,
+    recipe: Recipe,
+    on_leaves: Callable[[Grown], Any],
+    checkpoint: Checkpoint | None = None,
+) -> list[Grown]:
     """Grows a tree over the points that the workers hold, who are closed in the end.
 
     Args:
         workers: Who holds the points.
         recipe: What to grow.
         on_leaves: Called with level 1 while the workers still hold its points.
+        checkpoint: Where to go on from, and what to keep up to date.
 
     Returns:
         The levels from the leaves up.
@@ -165,8 +205,13 @@ def grow(workers: Workers, recipe: Recipe, on_leaves: Callable[[Grown], Any]) ->
     grown: list[Grown] = []
     holders = workers
     try:
+        if checkpoint is not None:
+            checkpoint.open(workers)
         for level in range(1, len(recipe.n_clusters) + 1):
-            new, labels = holders.conduct(grow_level, recipe, level, n_inputs)
+            known = _known(checkpoint, level, holders)
+            new, labels = known or holders.conduct(grow_level, recipe, level, n_inputs, checkpoint)
+            if checkpoint is not None and not known:
+                _keep(checkpoint, new, labels, holders)
             if grown:
                 parents = np.concatenate(labels)
                 grown[-1].parents = parents
@@ -183,19 +228,45 @@ def grow(workers: Workers, recipe: Recipe, on_leaves: Callable[[Grown], Any]) ->
     return grown
 
 
+def _keep(checkpoint: Checkpoint, new: Grown, labels: list[NDArray[np.int64]], workers: Workers) -> None:
+    """Has a finished level kept: of the leaves the labels of all points, which are still to be saved."""
+    told = {"inertia": new.inertia, "fits": new.fits, "notes": new.notes}
+    arrays = {"sizes": new.sizes, "renumbered": new.renumbered}
+    if labels:
+        arrays["labels"] = np.concatenate(labels)
+    own = [] if labels else new.own
+    checkpoint.finish(told, new.slices, own, {n: a for n, a in arrays.items() if a is not None}, workers)
+
+
+def _known(
+    checkpoint: Checkpoint | None, level: int, workers: Workers
+) -> tuple[Grown, list[NDArray[np.int64]]] | None:
+    """A level that an earlier run has finished, and the labels of its inputs above the leaves."""
+    kept = checkpoint.level(level, workers) if checkpoint is not None else None
+    if kept is None:
+        return None
+    labels = kept.pop("labels", None)
+    for _ in range(kept["fits"]):
+        workers.tick(FIT_DONE, 1, 1)
+    return Grown(**kept), [] if labels is None else [labels]
+
+
 def grow_level(
-    workers: Workers, recipe: Recipe, level: int, n_inputs: int
+    workers: Workers, recipe: Recipe, level: int, n_inputs: int, checkpoint: Checkpoint | None = None
 ) -> tuple[Grown, list[NDArray[np.int64]]]:
-    """k-means on a level's inputs, then its resampling steps, then one assignment of all inputs."""
-    wanted = recipe.n_clusters[level - 1]
-    notes: list[str] = []
+    """k-means on a level's inputs, its resampling steps, one assignment of all inputs, and splitting."""
+    leaves = recipe.split_of(level)
+    wanted = recipe.n_clusters[level - 1] // leaves
+    at = checkpoint.step(level, workers) if checkpoint is not None else Step(level, 0)
+    notes = list(at.notes)
     place = (recipe.random_state, level)
     directions = workers.attempt(lambda: directions_of(workers, place), lambda: None)
 
     def cluster(name: str, count: int, step: int) -> Fit:
         workers.tick(f"level {level}, step {step}", 0, 1)
         plan = recipe.plan if step == steps else recipe.passing
-        fit = fit_centroids(View(workers, name, count, (*place, step), directions), wanted, plan)
+        view = View(workers, name, count, (*place, step), directions, checkpoint)
+        fit = fit_centroids(view, wanted, plan)
         if fit.n_clusters < wanted:
             what = "inputs" if step == 0 else f"resampled points at step {step}"
             notes.append(
@@ -205,12 +276,22 @@ def grow_level(
         workers.tick(FIT_DONE, 1, 1)
         return fit
 
+    def begin(step: int) -> None:
+        if checkpoint is not None:
+            checkpoint.enter(Step(level, step, fit.slices, fit.n_clusters, fit.n_iter, notes), workers)
+
     everything = View(workers, EVERYTHING, n_inputs, (*place, 0), directions)
     exactly = recipe.algorithm == "lloyd"
     limit = recipe.points_of(level, n_inputs)
     steps = recipe.resample_steps if limit else 0
-    fit = cluster(EVERYTHING, n_inputs, 0)
-    for step in range(1, steps + 1):
+    if at.step == 0:
+        fit = cluster(EVERYTHING, n_inputs, 0)
+    else:
+        fit = Fit(at.slices, at.n_clusters, at.n_iter)
+        for _ in range(at.step):
+            workers.tick(FIT_DONE, 1, 1)
+    for step in range(max(1, at.step), steps + 1):
+        begin(step)
         own = labelled(everything, fit.slices, fit.n_clusters, exactly=exactly)
         salt = int(chance.salt(recipe.random_state, chance.Purpose.RESAMPLE, level, step))
         name = f"level {level} step {step}"
@@ -218,15 +299,34 @@ def grow_level(
             name, _resample(workers, own, fit.slices, recipe.resample_strategy, salt, limit, name), step
         )
     workers.leave()
-    own = labelled(everything, fit.slices, fit.n_clusters, exactly=True)
+    begin(steps + 1)
+    lists = recipe.plan.lists(fit.n_clusters)
+    own = labelled(everything, fit.slices, fit.n_clusters, exactly=True, lists=lists)
+    if lists is not None:
+        share, sampled = recall(everything, own, fit.slices)
+        notes.append(
+            f"level {level}: inputs were assigned approximately (algorithm ivf); of {sampled} sampled ones "
+            f"{share:.2%} are in the cluster whose centroid is nearest"
+        )
+    if leaves > 1:
+        coarse = fit.n_clusters
+        workers.tick(f"level {level}, splitting", 0, 1)
+        fit, own = divide(everything, own, coarse, leaves, recipe.plan)
+        workers.tick(FIT_DONE, 1, 1)
+        if fit.n_clusters < coarse * leaves:
+            notes.append(
+                f"level {level}: some of {coarse} coarse clusters have fewer than {leaves} distinct inputs, "
+                f"so they were divided into {fit.n_clusters} clusters instead of {coarse * leaves}"
+            )
     slices, counts, inertia, keep = settled(workers, own, fit.slices)
-    if not keep.all():
-        notes.append(f"level {level}: {int((~keep).sum())} clusters ended empty and were removed")
+    if keep.sum() < fit.n_clusters:
+        notes.append(f"level {level}: {fit.n_clusters - keep.sum()} clusters ended empty and were removed")
     renumbered = np.cumsum(keep) - 1
     labels: list[NDArray[np.int64]] = []
     if level > 1:
         labels = workers.get(workers.points("labels", renumbered, own=own))
-    return Grown(slices, counts, None, inertia, 1 + steps, notes, own, renumbered), labels
+    fits = 1 + steps + (leaves > 1)
+    return Grown(slices, counts, None, inertia, fits, notes, own, renumbered), labels
 
 
 def _resample(
@@ -257,6 +357,7 @@ class HierarchicalKMeans:
         random_state: Seed of every hashed draw.
         algorithm: See `Recipe`.
         init: See `Recipe`.
+        split: See `Recipe`.
         assigner: How to look for nearest centroids; changes no result.
 
     Attributes:
@@ -278,6 +379,7 @@ class HierarchicalKMeans:
         random_state: int = 0,
         algorithm: Algorithm = "auto",
         init: Init = "auto",
+        split: Sequence[int] | None = None,
         assigner: Assigner | None = None,
     ) -> None:
         self.recipe = Recipe(
@@ -291,6 +393,7 @@ class HierarchicalKMeans:
             random_state,
             algorithm,
             init,
+            split,
         )
         self.assigner = assigner or Assigner()
 

@@ -26,6 +26,7 @@ from curation.fit import (
 )
 from curation.inputs import check_points, grid_rows, point_keys, point_weights
 from curation.points import EVERYTHING, PointBlock
+from curation.recall import recall
 from curation.workers import Handle, LocalWorkers
 
 Callback = Callable[[int, NDArray[np.float32]], Any]
@@ -37,7 +38,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     Args:
         n_clusters: Number of clusters.
         init: "auto" for D^2 sampling in batches, "k-means++" for greedy k-means++.
-        algorithm: "auto" for the fast recipe of `curation.fit`, "lloyd" for full scans.
+        algorithm: "auto" for the fast recipe of `curation.fit`, "lloyd" for full scans, "ivf" for
+            approximate ones by FAISS where there are very many clusters.
         max_iter: Most iterations.
         tol: Stop when an iteration lowers the objective by at most this share; 0 stops when nothing moves.
         distance: "euclidean", or "cosine" for spherical k-means.
@@ -50,6 +52,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         labels_: Cluster of each row (n,), int64.
         inertia_: (Weighted) sum of squared distances to the nearest centroid.
         n_iter_: Iterations made.
+        recall_: Share of (sampled) rows that are in the cluster whose centroid is nearest: 1, or less
+            after "ivf".
         n_features_in_: Columns d of the rows fitted.
     """
 
@@ -106,10 +110,12 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         seed = int(self.random_state or 0)
         view = View(workers, EVERYTHING, count, (seed, 1, 0), directions_of(workers, (seed, 1)))
         fit = fit_centroids(view, self.n_clusters, plan, self._watch)
-        own = labelled(view, fit.slices, fit.n_clusters, exactly=True)
+        lists = plan.lists(fit.n_clusters)
+        own = labelled(view, fit.slices, fit.n_clusters, exactly=True, lists=lists)
         slices, counts, inertia, kept = settled(workers, own, fit.slices)
         if not kept.all():  # points of no weight may have been in a cluster that is gone
-            own = labelled(view, slices, len(counts), exactly=True)
+            own = labelled(view, slices, len(counts), exactly=True, lists=lists)
+        self.recall_ = recall(view, own, slices)[0] if lists else 1.0
         self._centroids: NDArray[np.float32] = np.concatenate(slices)
         self.cluster_centers_ = self._grid.decode(self._centroids)
         self.labels_: NDArray[np.int64] = workers.points("labels", np.arange(len(counts)), own=own)[0]

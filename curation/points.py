@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curation import chance, exact, sketch
+from curation import chance, division, exact, sketch
 from curation.assign import Assigner, Centroids
 from curation.candidates import Candidates, Lists
+from curation.division import Seeds, Share
 from curation.errors import WorkerRestartedError
-from curation.kernels import native
 from curation.rows import ResidentRows, Rows, StoredRows, store
 from curation.seeding import Seeding
 
@@ -39,6 +39,8 @@ SHORT = 2.0**-14
 
 SPREAD_UNIT = 2.0**30
 """Steps of 1.0 in which the spread of a cluster is added up: int64 holds 2^31 points of it."""
+
+_BLOCK = 2**16  # squared distances added up at a time: no copies of all of them
 
 Directions = NDArray[np.float64]
 Writer = Callable[[NDArray[np.int64], NDArray[np.float64]], Any]
@@ -145,12 +147,15 @@ class Points:
 
     def total(self, squared: NDArray[np.float64]) -> int:
         """Weighted sum of squared distances or norms, in units of 2^-48."""
-        units = exact.square_units(squared)
-        if self.weights is None:
-            return exact.total(units)
-        return (int(((units >> 24) * self.weights).sum()) << 24) + exact.total(
-            (units & 0xFFFFFF) * self.weights
-        )
+        found = 0
+        for start in range(0, len(squared), _BLOCK):
+            units = exact.square_units(squared[start : start + _BLOCK])
+            if self.weights is None:
+                found += exact.total(units)
+                continue
+            weights = self.weights[start : start + _BLOCK]
+            found += (int(((units >> 24) * weights).sum()) << 24) + exact.total((units & 0xFFFFFF) * weights)
+        return found
 
     def sketched(self, directions: Directions | None, assigner: Assigner, scratch: Path | None) -> Points:
         """The points along some directions; the last answer is kept. Themselves where there are none."""
@@ -233,15 +238,20 @@ class PointBlock:
         self, keys: NDArray[np.uint64], directions: Directions | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Positions in `keys` (m, 2) of the points that this block holds, and their (sketched) rows."""
-        points = self._points(EVERYTHING)
+        position, row = self._located(keys)
+        rows = self.everything.rows.take(row)
+        return position, rows if directions is None else sketch.project(rows, directions)
+
+    def _located(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions in `keys` (m, 2) of the points that this block holds, and their rows."""
+        points = self.everything
         sorted_words = points.keys[points.by_key, 0]
         low = np.searchsorted(sorted_words, keys[:, 0], side="left")
         span = np.searchsorted(sorted_words, keys[:, 0], side="right") - low
         position = np.repeat(np.arange(len(keys)), span)
         row = points.by_key[np.repeat(low, span) + chance.rank_in_group(position)]
         same = points.keys[row, 1] == keys[position, 1]
-        rows = points.rows.take(row[same])
-        return position[same], rows if directions is None else sketch.project(rows, directions)
+        return position[same], row[same]
 
     def sample(self, salt: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
         """Values and keys of a uniform draw of `count` points."""
@@ -400,6 +410,28 @@ class PointBlock:
         """The labels that seeding ends with."""
         return own[0]
 
+    # --- splitting --------------------------------------------------------------------------
+
+    def begin_division(self, own: Labels) -> Share:
+        """The block's points, labelled with their coarse clusters, before these are divided."""
+        return division.begun(own.first)
+
+    def offer_within(
+        self, own: Share, view: str, salt: int, counts: NDArray[np.int64], edges: Sequence[int]
+    ) -> Any:
+        """`curation.division.offers`: an offer for each slice, bare if there is one."""
+        parts = division.offers(self._points(view), own, salt, counts, edges)
+        return parts[0] if len(parts) == 1 else parts
+
+    def attract_within(self, own: Share, view: str, n_cells: int, leaves: int, *seeds: Seeds) -> Share:
+        """`curation.division.attracted` by the seeds of all slices."""
+        together: Seeds = (np.concatenate([s for s, _ in seeds]), np.concatenate([b for _, b in seeds]))
+        return division.attracted(self._points(view), self.assigner, own, n_cells, leaves, together)
+
+    def divided(self, own: Share) -> Labels:
+        """The leaves that seeding ends with."""
+        return Labels(own.leaves)
+
     # --- assignment -------------------------------------------------------------------------
 
     def reduce(self, own: Labels, view: str, directions: Directions | None, sizes: Sequence[int]) -> Any:
@@ -513,9 +545,7 @@ class PointBlock:
                 others[where] = found.seconds
         return Labels(labels, others)
 
-    def _partial(
-        self, points: Points, own: Labels, n_clusters: int, centroids: Centroids | None
-    ) -> Partial:
+    def _partial(self, points: Points, own: Labels, n_clusters: int, centroids: Centroids | None) -> Partial:
         """Sums and counts of all clusters; spread and loss as well where the centroids are given."""
         sums = np.zeros((n_clusters, points.rows.shape[1]), np.int64)
         counts = np.zeros(n_clusters, np.int64)
@@ -547,16 +577,15 @@ class PointBlock:
             Positions in `chosen` (m,), values (m,), keys (m, 2) and rows (m, d) of those that have one.
         """
         points = self._points(view)
-        centroids = np.concatenate(slices)
-        index, position = _inside(own.first, chosen, len(centroids))
-        rows = points.rows
-        distances = np.concatenate(
-            [
-                exact.squared_distances(part, centroids, mine - where.start, own.first[mine])
-                for where, part in rows.chunks()
-                for mine in (index[np.searchsorted(index, where.start) : np.searchsorted(index, where.stop)],)
-            ]
-        )
+        centroids = Centroids(np.concatenate(slices))
+        index, position = _inside(own.first, chosen, len(centroids.values))
+        distances = np.empty(len(index))
+        for where, rows in points.chunks(self.assigner):
+            part = slice(np.searchsorted(index, where.start), np.searchsorted(index, where.stop))
+            mine = index[part]
+            distances[part] = self.assigner.squared_distances(
+                rows, centroids, own.first[mine], mine - where.start
+            )
         with np.errstate(divide="ignore"):
             values = points.draws(salt)[index] / distances
         finite = np.isfinite(values)
@@ -564,7 +593,7 @@ class PointBlock:
         order = chance.order(values, points.keys[index], position)
         order = order[chance.rank_in_group(position[order]) == 0]
         first = index[order]
-        return position[order], values[order], points.keys[first], rows.take(first)
+        return position[order], values[order], points.keys[first], points.rows.take(first)
 
     def halves(
         self,
@@ -580,16 +609,16 @@ class PointBlock:
         index, position = _inside(own.first, chosen, n_clusters)
         sums = np.zeros((2 * len(chosen), points.rows.shape[1]), np.int64)
         counts = np.zeros(2 * len(chosen), np.int64)
-        for where, rows in points.rows.chunks():
+        centres = Centroids(first), Centroids(second)
+        for where, rows in points.chunks(self.assigner):
             mine = slice(np.searchsorted(index, where.start), np.searchsorted(index, where.stop))
             local = index[mine] - where.start
-            side = np.empty(len(local), np.int32)
-            native.sides(rows, local, position[mine].astype(np.int32), first, second, side)
+            side = self.assigner.sides(rows, local, position[mine].astype(np.int32), *centres)
             # rows of other clusters go to a bin of their own, which is dropped
             labels = np.full(len(rows), 2 * len(chosen), np.int32)
             labels[local] = side
             weights = None if points.weights is None else points.weights[where]
-            more = exact.cluster_sums(rows, labels, 2 * len(chosen) + 1, weights, self.assigner.n_threads)
+            more = self.assigner.cluster_sums(rows, labels, 2 * len(chosen) + 1, weights)
             sums += more[0][:-1]
             counts += more[1][:-1]
         return Partial(sums, counts)
@@ -608,6 +637,15 @@ class PointBlock:
             weights = np.zeros(len(centroids.values), np.int64)
             np.add.at(weights, own.first, points.weights)
         return counts, weights, points.total(self._distances(points, own.first, centroids))
+
+    def hits(self, own: Labels, keys: NDArray[np.uint64], *slices: NDArray[np.float32]) -> int:
+        """How many of the points with these keys (m, 2) no centroid is nearer to than the one they have."""
+        _, index = self._located(keys)
+        centroids, rows = Centroids(np.concatenate(slices)), self.everything.rows.take(index)
+        norms = np.sqrt(self.everything.squares[index])
+        best = self.assigner.nearest(rows, norms, centroids).labels
+        nearest = self.assigner.squared_distances(rows, centroids, best)
+        return int((self.assigner.squared_distances(rows, centroids, own.first[index]) == nearest).sum())
 
     def labels(self, own: Labels, renumbered: NDArray[np.int64]) -> NDArray[np.int64]:
         """Cluster of every point, numbered by `renumbered` (k,)."""

@@ -29,7 +29,7 @@ TABLE_BYTES = 28
 """Of a coordinate of a centroid: twice as float32, once more in slices, and two tables of int64 sums."""
 
 _CHUNKS = 4  # that exist at a time: raw, as float32, the one before it, and what is made of it
-_LEAST_ROWS = 4096  # of a chunk
+_LEAST_ROWS = 256  # of a chunk
 
 Chunks = Iterable[NDArray[np.float32]]
 
@@ -45,7 +45,7 @@ class Footing:
         n_clusters: Most centroids k of a fit.
 
     Raises:
-        CurationError: Not even a chunk of `_LEAST_ROWS` rows fits.
+        CurationError: Not even a small block of rows fits.
     """
 
     memory: int
@@ -70,14 +70,18 @@ class Footing:
     @property
     def least(self) -> int:
         """The smallest memory that will do."""
-        rows = min(self.n_points, _LEAST_ROWS)
-        return self.fixed + _CHUNKS * rows * 4 * self.dimensions
+        return self.fixed + min(self._rows, _CHUNKS * _LEAST_ROWS * 4 * self.dimensions)
+
+    @property
+    def _rows(self) -> int:
+        """Bytes of all rows with their sketch."""
+        width = self.dimensions + (sketch.SIZE if sketch.pays(self.dimensions) else 0)
+        return 4 * width * self.n_points
 
     @property
     def resident(self) -> bool:
         """Whether all rows fit, with their sketch."""
-        width = self.dimensions + (sketch.SIZE if sketch.pays(self.dimensions) else 0)
-        return self.fixed + 4 * width * self.n_points <= self.memory
+        return self.fixed + self._rows <= self.memory
 
     @property
     def chunk_bytes(self) -> int:

@@ -8,6 +8,7 @@ through the object store; the driver sees references, counts, and the few (value
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,30 +20,39 @@ from ray.actor import ActorHandle
 from curation import centroids as centroid_slices
 from curation.assign import Assigner
 from curation.chance import centroid_keys
+from curation.checkpoint import Checkpoint
 from curation.errors import CurationError, WorkerRestartedError
-from curation.points import PointBlock
+from curation.kept import KeptBlock
+from curation.rows import Rows, StoredRows
 from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers, slice_edges
 
 if TYPE_CHECKING:
     from curation.hierarchy import Grown
 
-Reader = Callable[[], tuple[NDArray[np.float32], NDArray[np.uint64]]]
+Reader = Callable[[], tuple[Rows | NDArray[np.float32], NDArray[np.uint64]]]
 
 _RESTARTS = 100  # of one actor over a fit
 _RETRIES = 8  # of one call: a call that always kills its actor ends
+_PATIENCE = 5.0  # seconds for a shard to clear away its file
 _ALONE = 1_000_000  # centroids of a level below that one actor takes and clusters by itself
 
 
 class PointShard:
-    """A `PointBlock` in an actor of its own; a restart reads its points again."""
+    """A `KeptBlock` in an actor of its own; a restart reads its points again."""
 
     def __init__(self, reader: Sequence[Handle], assigner: Assigner) -> None:
         rows, keys = ray.get(reader[0])()
-        self.block = PointBlock(rows, keys, assigner)
+        self.block = KeptBlock(rows, keys, assigner)
 
     def call(self, method: str, *args: Any) -> Any:
         """Calls a method of the block."""
         return getattr(self.block, method)(*args)
+
+    def discard(self) -> None:
+        """Deletes the file of its rows, if that is where they are; no call may follow."""
+        rows = self.block.everything.rows
+        if isinstance(rows, StoredRows):
+            shutil.rmtree(rows.path.parent, ignore_errors=True)
 
     def conduct(self, conductor: Callable[..., Any], *args: Any) -> Any:
         """Runs a level's conductor right here, over this block alone; its centroids come back apart."""
@@ -150,6 +160,8 @@ class RayWorkers(Workers):
         if not (self._above and len(self.point_shards) == 1):
             return super().conduct(conductor, *args)
         shard = self.point_shards[0]
+        # it is over soon, and starts afresh if it is killed: the checkpoint stays here
+        args = tuple(None if isinstance(arg, Checkpoint) else arg for arg in args)
         centroids, told = shard.conduct.options(num_returns=2).remote(conductor, *args)
         grown, labels = self.get([told])[0]
         grown.slices = [centroids]
@@ -161,7 +173,7 @@ class RayWorkers(Workers):
         """See `Workers.above`."""
         ray.wait(slices, num_returns=len(slices), fetch_local=False)
         shards = min(len(self.point_shards), -(-count // self.alone))
-        self._stop(self.point_shards)
+        self._discard()
         upper = RayWorkers([], 0, self.assigner, self.alone)
         upper._above = True
         upper.centroid_shards, self.centroid_shards = self.centroid_shards, []
@@ -175,8 +187,15 @@ class RayWorkers(Workers):
 
     def close(self) -> None:
         """See `Workers.close`."""
-        self._stop(self.point_shards)
+        self._discard()
         self._stop(self.centroid_shards)
+
+    def _discard(self) -> None:
+        """Stops the point shards, and has them clear away their files, unless they are at work still."""
+        done = [shard.discard.remote() for shard in self.point_shards]
+        if done:
+            ray.wait(done, num_returns=len(done), timeout=_PATIENCE)
+        self._stop(self.point_shards)
 
     @staticmethod
     def _stop(actors: list[ActorHandle]) -> None:

@@ -25,11 +25,12 @@ SAMPLE = 8192  # rows that they come from; 2^13, which the exactness below relie
 _ROUNDS = 4
 _COARSE, _MIDDLE, _FINE = 2.0**12, 2.0**14, 2.0**20  # steps in 1: iterates, their products, directions
 _BLOCK = 4096
+_MOST = 2**13  # columns of the points, which the exactness below relies on as well
 
 
 def pays(dimensions: int) -> bool:
-    """Whether a sketch is enough smaller than the points to be worth its while."""
-    return dimensions >= 3 * SIZE
+    """Whether a sketch is enough smaller than the points to be worth its while, and exact."""
+    return 3 * SIZE <= dimensions <= _MOST
 
 
 def directions(rows: NDArray[np.float32], size: int = SIZE) -> NDArray[np.float64]:

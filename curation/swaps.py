@@ -78,6 +78,7 @@ def swap(
         partial(_divide, workers, view, own, slices, wide, k, salt, unit_norm), lambda: None
     )
     near = workers.get([workers.slice(0, "nearest_others", cheap, candidates, *slices)])[0]
+    near = np.where(counts[cheap] > 0, near, np.int32(-1))  # an empty cluster leaves nobody behind
     pairs = _matched(wide, gains * SPREAD_UNIT, cheap, loss, near)
     if not len(pairs):
         return Swapped(slices, None, 0)

@@ -2,14 +2,18 @@
 
 Writes ``tree/level-1/assignments/part-*.parquet`` (id, key, cluster, distance; the rows and the order of
 ``embeddings/part-*``) and for every level ``tree/level-<l>/centroids/part-*.parquet`` (cluster, centroid,
-size, parent). The driver sees references, and a few numbers a cluster.
+size, parent). The driver sees references, and a few numbers a cluster. What a run that was killed goes on
+from, and the rows of shards that do not hold theirs in memory, lie in ``unfinished/`` until it is done.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,41 +22,75 @@ import ray
 from numpy.typing import NDArray
 
 from curation import exact
+from curation.checkpoint import Checkpoint
 from curation.errors import CurationError
 from curation.hierarchy import Grown, Recipe, grow
 from curation.inputs import check_points
 from curation.levels import auto_clusters, auto_reason
+from curation.rows import Footing, Rows, store_smallest
 from curation.shards import RayWorkers
 from curation.workers import FIT_DONE
 from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RunError
-from pipelines.estimate import shards, stage_estimate
+from pipelines.estimate import RESIDENT_SHARE, shards, stage_estimate
+from pipelines.manifest import digest, read_manifest
 from pipelines.progress import Progress
+from pipelines.startup import identity
 from pipelines.store import Store
+
+UNFINISHED = "unfinished"
+"""Folder of what a run that is not done needs: deleted when it is."""
 
 
 @dataclass(frozen=True)
 class PoolRows:
-    """Reads some parts of ``embeddings/`` as points on the grid; a restarted shard calls it again."""
+    """Reads some parts of ``embeddings/`` as points on the grid; a restarted shard calls it again.
+
+    Attributes:
+        store: The run directory.
+        parts: The parts.
+        counts: Rows of each.
+        exponent: Of the grid.
+        cosine: Whether rows are brought to unit norm.
+        footing: Whether they are held in memory, or in a file and streamed.
+        folder: Where that file goes, on the shard's own machine; no other's.
+    """
 
     store: Store
     parts: Sequence[str]
+    counts: Sequence[int]
     exponent: int
     cosine: bool
+    footing: Footing
+    folder: str
 
-    def __call__(self) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+    def __call__(self) -> tuple[Rows | NDArray[np.float32], NDArray[np.uint64]]:
         """Points (n, d), float32 on the grid, and keys (n, 2), part after part."""
+        shape = self.footing.n_points, self.footing.dimensions
+        rows: Rows | NDArray[np.float32]
+        if self.footing.resident:
+            rows, start = np.empty(shape, np.float32), 0
+            for chunk in self._rows():
+                rows[start : start + len(chunk)] = chunk
+                start += len(chunk)
+        else:
+            for left in Path(self.folder).glob("sketch-*"):  # of a shard that was killed
+                shutil.rmtree(left)
+            rows = store_smallest(self._rows, Path(self.folder), shape, self.footing.chunk_bytes)
+        keys = np.empty((len(rows), 2), np.uint64)
+        start = 0
+        for part, count in zip(self.parts, self.counts, strict=True):
+            keys[start : start + count] = keys_in(self.store.read_table(part, ["key"])["key"])
+            start += count
+        return rows, keys
+
+    def _rows(self) -> Iterator[NDArray[np.float32]]:
         grid = exact.Grid(self.exponent)
-        rows, keys = [], []
         for part in self.parts:
-            table = self.store.read_table(part, ["key", "embedding"])
-            if table.num_rows:
-                values = matrix(table.column("embedding"))
-                rows.append(grid.encode(exact.normalize_rows(values) if self.cosine else values))
-                keys.append(keys_in(table["key"]))
-        return np.concatenate(rows), np.concatenate(keys)
+            values = matrix(self.store.read_table(part, ["embedding"])["embedding"])
+            yield grid.encode(exact.normalize_rows(values) if self.cosine else values)
 
 
 @dataclass(frozen=True)
@@ -96,12 +134,14 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     estimate = stage_estimate(recipe, total, store.dimensions(parts[0]), n_shards, cpus)
     began = time.monotonic()
     exponent = _exponent(config, store, parts)
-    shares = _shares(rows, n_shards)
-    readers = [
-        PoolRows(store, [parts[i] for i in share], exponent, config.cluster.distance == "cosine")
-        for share in shares
-    ]
+    basis = _basis(config, store, recipe, exponent, dict(zip(parts, rows, strict=True)))
+    try:
+        readers = _readers(config, store, parts, rows, n_shards, exponent, recipe, digest(basis))
+    except CurationError as error:
+        raise RunError(str(error)) from error
     progress.start("cluster", recipe.fits(total), "fits")
+    every = config.cluster.checkpoint
+    checkpoint = Checkpoint(store, f"{UNFINISHED}/checkpoint", basis, every, progress.say) if every else None
     workers = RayWorkers(readers, len(readers))
     workers.monitor = _monitor(progress)
     try:
@@ -117,7 +157,7 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
             ]
             workers.get(saved)
 
-        grown = grow(workers, recipe, save)
+        grown = grow(workers, recipe, save, checkpoint)
         ray.get(
             [
                 _write_level.remote(store, number, exponent, level.sizes, level.parents, *level.slices)
@@ -129,6 +169,7 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     finally:
         workers.close()
         progress.finish()
+    store.delete(UNFINISHED)
     notes = [note for level in grown for note in level.notes]
     for note in notes:
         progress.say(note)
@@ -157,7 +198,64 @@ def recipe_of(config: Config, total: int) -> Recipe:
         wanted.tol,
         wanted.distance,
         config.seed,
+        wanted.algorithm,
+        wanted.init,
+        wanted.split,
     )
+
+
+def _basis(
+    config: Config, store: Store, recipe: Recipe, exponent: int, parts: dict[str, int]
+) -> dict[str, Any]:
+    """What the tree depends on, for a checkpoint to be told from that of another one."""
+    embedded = read_manifest(store, "embeddings")
+    return {
+        **{f"cluster.{name}": value for name, value in asdict(recipe).items()},
+        "pool": embedded.fingerprint if embedded else "",
+        "parts": digest(parts),
+        "grid": exponent,
+        "code": identity()["code"],
+    }
+
+
+def _readers(
+    config: Config,
+    store: Store,
+    parts: Sequence[str],
+    rows: Sequence[int],
+    n_shards: int,
+    exponent: int,
+    recipe: Recipe,
+    basis: str,
+) -> list[PoolRows]:
+    """What each shard reads its points with.
+
+    Raises:
+        CurationError: `cluster.memory` is too little for a shard; the message says how much it takes.
+    """
+    shares = _shares(rows, n_shards)
+    memory = _memory(config, len(shares))
+    cosine = config.cluster.distance == "cosine"
+    scratch = store.local / UNFINISHED / "scratch" if store.local else Path(tempfile.gettempdir(), "evenset")
+    readers = []
+    for share in shares:
+        mine, counts = [parts[i] for i in share], [rows[i] for i in share]
+        footing = Footing(memory, sum(counts), store.dimensions(parts[0]), recipe.n_clusters[0])
+        folder = scratch / digest([basis, store.url, mine])
+        readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder)))
+    if store.local and scratch.exists():  # of a run that was killed, of which other shards are of no use
+        for left in set(scratch.iterdir()) - {Path(reader.folder) for reader in readers}:
+            shutil.rmtree(left)
+    return readers
+
+
+def _memory(config: Config, n_shards: int) -> int:
+    """Bytes that a shard may take: as asked for, or its part of what the smallest machine gives to points."""
+    if config.cluster.memory != "auto":
+        return int(config.cluster.memory)
+    has = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    least = min(node.get("memory", 0) + node.get("object_store_memory", 0) for node in has)
+    return int(RESIDENT_SHARE * least / -(-n_shards // len(has)))
 
 
 def _exponent(config: Config, store: Store, parts: Sequence[str]) -> int:

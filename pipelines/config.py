@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -98,7 +99,7 @@ class Cluster(Section):
     n_clusters: Annotated[Auto | list[PositiveInt], BeforeValidator(_as_levels)] = "auto"
     """clusters of each level, from the leaves up, such as [3000, 1000, 300]"""
     split: list[PositiveInt] | None = None
-    """splitting of a huge level, an entry a level; only all ones (none) is built"""
+    """clusters that each coarse cluster of a level is divided into, an entry a level, 1: none"""
     resample: Resample = Resample()
     max_iter: PositiveInt = 50
     """iterations of k-means at most"""
@@ -106,8 +107,8 @@ class Cluster(Section):
     """stop when an iteration lowers the objective by at most this share of it; 0: when nothing moves"""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """euclidean, or cosine (spherical k-means)"""
-    algorithm: Literal["auto", "lloyd"] = "auto"
-    """auto (looks at near centroids, moves idle ones), or lloyd (every point looks at all of them)"""
+    algorithm: Literal["auto", "lloyd", "ivf"] = "auto"
+    """auto (looks at near centroids), lloyd (at all of them), or ivf (auto, its full scans approximate)"""
     init: Literal["auto", "k-means++"] = "auto"
     """where a fit starts: auto (D^2 sampling in batches), or k-means++ (greedy, one by one)"""
     shards: Auto | PositiveInt = "auto"
@@ -127,11 +128,11 @@ class Cluster(Section):
                 raise ValueError(f"{value} does not decrease: list the levels from the leaves up")
         return value
 
-    @field_validator("split")
+    @field_validator("algorithm")
     @classmethod
-    def _no_splitting_yet(cls, value: list[int] | None) -> list[int] | None:
-        if value and any(part != 1 for part in value):
-            raise ValueError(f"splitting a level {LATER}: remove cluster.split, or make it all ones")
+    def _ivf_has_faiss(cls, value: str) -> str:
+        if value == "ivf" and find_spec("faiss") is None:
+            raise ValueError("ivf needs FAISS, which is not installed: install evenset[cpu] or evenset[gpu]")
         return value
 
     @model_validator(mode="after")
@@ -143,6 +144,21 @@ class Cluster(Section):
             if isinstance(entries, list) and len(entries) != len(self.n_clusters):
                 levels = f"cluster.n_clusters has {len(self.n_clusters)} levels"
                 raise ValueError(f"{key} has {len(entries)} entries but {levels}: one entry a level")
+        return self
+
+    @model_validator(mode="after")
+    def _splits_divide_levels_that_are_not_resampled(self) -> Cluster:
+        points = self.resample.points
+        for i, leaves in enumerate(self.split or []):
+            if self.n_clusters[i] % leaves:
+                raise ValueError(
+                    f"cluster.split: {self.n_clusters[i]} clusters are not coarse clusters of {leaves} each"
+                )
+            if leaves > 1 and self.resample.steps and isinstance(points, list) and points[i] > 1:
+                raise ValueError(
+                    f"cluster.split: level {i + 1} is split and resampled, of which a level can have one: "
+                    "make its entry of cluster.resample.points 0"
+                )
         return self
 
 

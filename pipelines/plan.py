@@ -135,8 +135,8 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
     found.machine["blas"] = [" ".join(library).strip() for library in here.blas]
     if d is None:
         found.notes.append(
-            "how long an embedding is cannot be told, so nothing that hangs on it is estimated: name it with"
-            " --dimensions"
+            f"how long an embedding is cannot be told ({whose}), so nothing that hangs on it is estimated:"
+            " name it with --dimensions"
         )
     else:
         _plan_work(config, found, recipe, here, d)

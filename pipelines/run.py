@@ -231,8 +231,9 @@ class Runner:
             keys = [*OWNER, *(["cluster.distance"] if self._embedded else encoder)]
             keys += ["seed"] if self._learns else []
         elif stage.name == "cluster":
-            # not of the execution: neither shards nor splitting into ones changes a result
-            spared = ("cluster.shards", "cluster.split")
+            spared = {"cluster.shards"}  # execution changes no result, splitting into ones neither
+            if all(part == 1 for part in values["cluster.split"] or []):
+                spared.add("cluster.split")
             keys = [*(key for key in values if key.startswith("cluster.") and key not in spared), "seed"]
         elif stage.name == "sample":
             keys = [*(key for key in values if key.startswith("sample.")), "seed"]

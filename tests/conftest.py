@@ -4,7 +4,12 @@ import logging
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# the first call of a compiled loop compiles it, or reads it from disk
+hypothesis.settings.register_profile("compiled", deadline=None)
+hypothesis.settings.load_profile("compiled")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

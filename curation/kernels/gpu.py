@@ -91,9 +91,11 @@ def nearest(
     return labels, others if seconds else None
 
 
-def squared_distances(rows: torch.Tensor, centroids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Exact squared distance of every row (n, d) to its centroid among (k, d), shape (n,), float64."""
-    return _pair_distances(rows, centroids, None, labels)
+def squared_distances(
+    rows: torch.Tensor, centroids: torch.Tensor, labels: torch.Tensor, index: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Exact squared distances of rows (n, d), or of those of an index, to their centroids; (m,), float64."""
+    return _pair_distances(rows, centroids, index, labels)
 
 
 def cluster_sums(

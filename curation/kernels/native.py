@@ -7,6 +7,7 @@ and float32 scores are only compared, with a margin that covers their error.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -242,3 +243,41 @@ def mark_nearest(scores: NDArray[np.float64], m: int, marks: NDArray[np.bool_]) 
             if row[j] == limit and room > 0:
                 marks[j] = True
                 room -= 1
+
+
+@njit(**_FAST)
+def to_grid(rows: NDArray[Any], scale: float, out: NDArray[np.float32]) -> None:
+    """rint(scale x) / 2^24 of every coordinate of rows (n, d), float32 or float64; scale is 2^e."""
+    for i in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            out[i, j] = np.rint(np.float64(rows[i, j]) * scale) * 5.9604644775390625e-08
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # NaN and infinities count here
+def row_exponents(rows: NDArray[Any], nothing: int, out: NDArray[np.int64]) -> None:
+    """Of every row (n, d), float32 or float64, the exponent that `exact.grid_exponent` wants.
+
+    `nothing` for a row that is all zero, and `nothing` - 1 for one that is not finite.
+    """
+    for i in range(rows.shape[0]):
+        top = 0.0
+        finite = True
+        for j in range(rows.shape[1]):
+            size = abs(np.float64(rows[i, j]))
+            finite = finite and bool(size <= 1.7976931348623157e308)
+            top = max(top, size)
+        if not finite or top == 0:
+            out[i] = nothing if finite else nothing - 1
+            continue
+        mantissa, power = math.frexp(top)
+        if mantissa == 0.5:
+            power -= 1  # top <= 2^power
+        square = np.int64(0)
+        for j in range(rows.shape[1]):
+            step = np.int64(math.ceil(math.ldexp(abs(np.float64(rows[i, j])), 20 - power)))
+            square += step * step
+        # norm <= 2^power * sqrt(square) / 2^20, and 4225 / 4096 = (65/64)^2
+        while square > 4225 << 28:
+            square >>= 2
+            power += 1
+        out[i] = power

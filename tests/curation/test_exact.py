@@ -60,6 +60,20 @@ def test_encoded_rows_are_multiples_within_half_a_step(rows):
     assert np.abs(grid.decode(encoded) - rows).max() <= 2.0 ** (grid.exponent - 25)
 
 
+@pytest.mark.parametrize("dtype", ["<i8", "<i4", "<u2", ">f8", ">f4", "<f2", "?"])
+def test_rows_of_every_dtype_are_taken_at_their_value(dtype):
+    whole = np.random.default_rng(0).integers(0, 1 if dtype == "?" else 50_000, (40, 3))
+    whole[0] = 1
+    if dtype in ("<i8", ">f8"):
+        whole = whole * 3_000_017  # beyond float32
+    rows = whole.astype(dtype)
+    exponent = exact.grid_exponent(rows)
+    assert exponent == exact.grid_exponent(rows.astype("<f8"))
+    assert np.array_equal(exact.Grid(exponent).encode(rows), exact.Grid(exponent).encode(rows.astype("<f8")))
+    steps = np.rint(np.ldexp(rows.astype("<f8"), 24 - exponent))
+    assert np.array_equal(exact.Grid(exponent).encode(rows), (steps / 2**24).astype(np.float32))
+
+
 def test_unit_rows_in_half_precision_are_on_the_grid_as_they_are():
     rows = exact.normalize_rows(np.random.default_rng(0).standard_normal((500, 384))).astype(np.float16)
     assert exact.grid_exponent(rows) == 0

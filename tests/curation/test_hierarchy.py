@@ -10,7 +10,7 @@ from curation.hierarchy import Recipe, grow
 from curation.inputs import grid_rows
 from curation.points import PointBlock
 from curation.workers import LocalWorkers
-from tests.curation.pools import blobs
+from tests.curation.pools import blobs, halfway
 
 
 def test_every_level_is_the_nearest_centroid_of_the_one_below():
@@ -118,14 +118,18 @@ def test_equal_sized_clusters_are_no_special_case():
     assert list(tree.levels[0].sizes) == [16] * 8
 
 
-def test_blocks_slices_and_order_do_not_matter():
-    points = blobs(2500, 10, 60)
-    whole = HierarchicalKMeans([200, 50, 10], resample_steps=2, resample_points=[5, 3, 3]).fit(points)
+@pytest.mark.parametrize(
+    ("points", "levels"),
+    [(blobs(2500, 10, 60), [200, 50, 10]), (halfway(4000, 150, 900), [600, 540, 20])],
+    ids=["few clusters", "many clusters and a sketch"],
+)
+def test_blocks_slices_and_order_do_not_matter(points, levels):
+    whole = HierarchicalKMeans(levels, resample_steps=2, resample_points=[5, 3, 3]).fit(points)
     rows, grid = grid_rows(points, "euclidean")
-    keys = keys_of(str(i) for i in range(2500))
-    order = np.random.default_rng(1).permutation(2500)
+    keys = keys_of(str(i) for i in range(len(points)))
+    order = np.random.default_rng(1).permutation(len(points))
     blocks = [PointBlock(rows[part], keys[part]) for part in np.array_split(order, 5)]
-    grown = grow(LocalWorkers(blocks, 3), Recipe([200, 50, 10], 2, [5, 3, 3]), lambda leaves: None)
+    grown = grow(LocalWorkers(blocks, 3), Recipe(levels, 2, [5, 3, 3]), lambda leaves: None)
     for level, twin in zip(grown, whole.tree_.levels, strict=True):
         assert np.array_equal(grid.decode(np.concatenate(level.slices)), twin.centroids)
         assert np.array_equal(level.sizes, twin.sizes)

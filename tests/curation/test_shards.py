@@ -1,5 +1,7 @@
 """The Ray form gives the bits of the local one, on any number of shards and through their deaths."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import ray
@@ -7,10 +9,13 @@ import ray
 from curation import CurationError, HierarchicalKMeans, balanced_sample
 from curation.assign import Assigner
 from curation.chance import keys_of
+from curation.checkpoint import Checkpoint
 from curation.hierarchy import Recipe, grow
 from curation.inputs import grid_rows
+from curation.rows import store_smallest
 from curation.shards import RayWorkers
 from curation.tree import Leaves, Level, Tree
+from pipelines.store import Store
 from tests.curation.pools import blobs, halfway
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -27,14 +32,42 @@ class Rows:
         return rows[self.index], keys[self.index]
 
 
-def grow_on_ray(points, recipe, shards, *, slices=1, order=None, assigner=None, alone=10**6, killer=None):
+class FiledRows(Rows):
+    """Reads the rows, and keeps them in a file."""
+
+    def __init__(self, rows, keys, index, folder):
+        super().__init__(rows, keys, index)
+        self.folder = folder
+
+    def __call__(self):
+        rows, keys = super().__call__()
+        read = partial(np.array_split, rows, 5)
+        return store_smallest(read, self.folder, rows.shape, 4 * rows.shape[1] * 300), keys
+
+
+def grow_on_ray(
+    points,
+    recipe,
+    shards,
+    *,
+    slices=1,
+    order=None,
+    assigner=None,
+    alone=10**6,
+    killer=None,
+    folder=None,
+    checkpoint=None,
+):
     """A tree as `HierarchicalKMeans` gives it, grown on Ray over points in any order."""
     rows, grid = grid_rows(points, recipe.distance)
     keys = keys_of(str(i) for i in range(len(points)))
     order = np.arange(len(points)) if order is None else order
     shares = np.array_split(order, shards)
     refs = ray.put(rows), ray.put(keys)
-    workers = RayWorkers([Rows(*refs, share) for share in shares], slices, assigner, alone)
+    readers = [Rows(*refs, share) for share in shares]
+    if folder is not None:
+        readers = [FiledRows(*refs, share, folder / str(i)) for i, share in enumerate(shares)]
+    workers = RayWorkers(readers, slices, assigner, alone)
     if killer is not None:
         workers.monitor = lambda *news: killer(workers, *news)
     told = []
@@ -44,7 +77,7 @@ def grow_on_ray(points, recipe, shards, *, slices=1, order=None, assigner=None, 
         told.extend(workers.get(saved))
 
     try:
-        grown = grow(workers, recipe, keep)
+        grown = grow(workers, recipe, keep, checkpoint)
         levels = [
             Level(level.sizes, level.parents, grid.decode(np.concatenate(ray.get(level.slices))))
             for level in grown
@@ -103,6 +136,74 @@ def test_shards_that_die_change_nothing(twin):
     order = np.random.default_rng(0).permutation(3000)
     assert_equal(grow_on_ray(POINTS, RECIPE, 2, slices=2, order=order, killer=killer), twin, 300)
     assert not killer.left
+
+
+class Stopped(Exception):
+    """Ends a fit before it is done."""
+
+
+def stopping(phase, at):
+    """Breaks a fit off."""
+
+    def stop(_, told, done, __):
+        if (told, done) == (phase, at):
+            raise Stopped
+
+    return stop
+
+
+# Wide enough for a sketch, and more clusters than are scanned as a whole.
+WIDE = Recipe([600, 30], 1, [5, 3], max_iter=9)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    points = halfway(6000, 144, 900)
+    fit = HierarchicalKMeans(
+        WIDE.n_clusters, resample_steps=1, resample_points=WIDE.resample_points, max_iter=WIDE.max_iter
+    )
+    return points, fit.fit(points).tree_
+
+
+@pytest.mark.parametrize(("shards", "slices"), [(1, 1), (2, 3), (3, 1), (7, 2)])
+def test_any_number_of_shards_agrees(wide, shards, slices):
+    points, twin = wide
+    order = np.random.default_rng(shards).permutation(len(points))
+    assert_equal(grow_on_ray(points, WIDE, shards, slices=slices, order=order), twin, 500)
+
+
+@pytest.mark.parametrize(("shards", "before"), [(3, 2), (2, 3)])
+def test_a_shard_may_be_added_or_taken_away_between_iterations(wide, tmp_path, shards, before):
+    points, twin = wide
+    said = []
+    kept = Checkpoint(Store(str(tmp_path)), "kept", {}, 0.0, said.append)
+    with pytest.raises(Stopped):
+        grow_on_ray(points, WIDE, before, slices=2, killer=stopping("iterations", 4), checkpoint=kept)
+    again = Checkpoint(Store(str(tmp_path)), "kept", {}, 1e9, said.append)
+    assert_equal(grow_on_ray(points, WIDE, shards, slices=3, checkpoint=again), twin, 500)
+    assert said == ["goes on from a checkpoint: level 1, step 0, iteration 3"]
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_rows_in_files_agree_and_are_cleared_away(wide, tmp_path, half):
+    """Through the death of a shard as well, which finds its file again."""
+    points = wide[0].astype(np.float16).astype(np.float32) if half else wide[0]
+    points = points / np.float32(2.0**5)  # within the unit ball, so that float16 lies on the grid
+    twin = HierarchicalKMeans(
+        WIDE.n_clusters, resample_steps=1, resample_points=WIDE.resample_points, max_iter=WIDE.max_iter
+    )
+    tree = twin.fit(points).tree_
+    seen = []
+    killer = killing((lambda w: w.point_shards[:1], "iterations", 3))
+
+    def watch(*news):
+        seen.extend(path.name for path in tmp_path.glob("*/rows.*"))
+        killer(*news)
+
+    assert_equal(grow_on_ray(points, WIDE, 2, folder=tmp_path, killer=watch), tree, 500)
+    assert set(seen) == {"rows.f2" if half else "rows.f4"}
+    assert not killer.left
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_request_that_cannot_be_met_comes_back_as_itself():

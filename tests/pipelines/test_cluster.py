@@ -1,12 +1,19 @@
 """The cluster and sample stages against the library, on any number of shards."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from curation import HierarchicalKMeans, balanced_sample, chance
 from pipelines.blocks import part_name
-from pipelines.cluster import cluster
+from pipelines.cluster import UNFINISHED, cluster
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RunError
@@ -14,6 +21,8 @@ from pipelines.progress import Progress
 from pipelines.sample import read_tree, sample
 from pipelines.store import Store
 from tests.curation.pools import blobs
+
+from .conftest import write_vectors
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -137,3 +146,124 @@ def test_a_damaged_tree_is_named(tmp_path):
     store.write_table(part, store.read_table(part).slice(0, 3))
     with pytest.raises(RunError, match="cannot be used"):
         read_tree(store)
+
+
+def tree_of(store, levels=3):
+    """All rows of a tree."""
+    folders = [f"tree/level-{level}/centroids" for level in range(1, levels + 1)]
+    return [whole(store, folder) for folder in ("tree/level-1/assignments", *folders)]
+
+
+def streams(monkeypatch):
+    """Which kinds of files shards keep their rows in while they are told to."""
+    seen = set()
+
+    def tell(checkpoint, *_):
+        folder = checkpoint.files.local / UNFINISHED / "scratch"
+        seen.update(path.name for path in folder.glob("*/rows.*"))
+
+    monkeypatch.setattr("curation.checkpoint.Checkpoint.save", tell)
+    return seen
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_no_result_depends_on_the_memory(tmp_path, monkeypatch, dtype, distance):
+    """Of a pool of either type, held in memory or streamed from a file of the smallest type that fits."""
+    points, seen = (POINTS / 8).astype(dtype), streams(monkeypatch)
+    trees = []
+    for memory in ("auto", 330_000):
+        store, _ = embedded(tmp_path / str(memory), points)
+        asked = config(cluster={"memory": memory, "shards": 1, "distance": distance})
+        assert memory == 330_000 or not seen
+        cluster(asked, store, Progress(store))
+        assert not store.exists(UNFINISHED)
+        trees.append(tree_of(store))
+    assert seen == {"rows.f2" if (dtype, distance) == (np.float16, "euclidean") else "rows.f4"}
+    assert all(one.equals(two) for one, two in zip(*trees, strict=True))
+
+
+def test_too_little_memory_is_refused_with_the_least(tmp_path):
+    store, _ = embedded(tmp_path, POINTS)
+    with pytest.raises(RunError, match=r"take at least ([\d,]+);") as refusal:
+        cluster(config(cluster={"memory": 1000, "shards": 1}), store, Progress(store))
+    least = int(str(refusal.value).split("at least ")[1].split(";")[0].replace(",", ""))
+    with pytest.raises(RunError, match="at least"):
+        cluster(config(cluster={"memory": least - 1, "shards": 1}), store, Progress(store))
+    cluster(config(cluster={"memory": least, "shards": 1}), store, Progress(store))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("moment", "shards", "then"), [("fit", 1, 1), ("fit", 2, 3), ("step", 2, 2), ("levels", 2, 1)]
+)
+def test_a_killed_run_goes_on_and_ends_the_same(
+    evenset, write_config, tmp_path, ray_cluster, moment, shards, then
+):
+    """Killed in an iteration, a resampling step, or after a level; a shard that is alone streams its rows."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for i in range(0, len(POINTS), 200):
+        rows = slice(i, i + 200)
+        write_vectors(pool / f"{i:04}.parquet", POINTS[rows], [f"sample-{j}" for j in range(i, i + 200)])
+    wanted = {"n_clusters": LEVELS, "resample": {"steps": 2, "points": [4, 3, 2]}, "tol": 0, "max_iter": 12}
+    wanted |= {"shards": shards, "checkpoint": 0.001, "memory": 330_000}
+    sections = {"source": {"format": "embeddings"}, "cluster": wanted}
+    reference = write_config(pool, "reference", **sections, output=str(tmp_path / "reference"))
+    killed = write_config(pool, **sections)
+    for file in (reference, killed):
+        assert evenset("embed", file).code == 0
+    assert evenset("cluster", reference).code == 0
+
+    header = tmp_path / "run" / UNFINISHED / "checkpoint/header.json"
+
+    def reached():
+        told = (
+            json.loads(header.read_text()) if header.exists() else {"fit": None, "step": None, "levels": []}
+        )
+        if moment == "fit":
+            return told["fit"] and told["fit"]["n_iter"] >= 2
+        return told["step"] and told["step"]["step"] >= 2 if moment == "step" else told["levels"]
+
+    command = [sys.executable, "-m", "pipelines", "cluster", str(killed)]
+    environment = os.environ | {"RAY_ADDRESS": ray_cluster}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not reached():
+            time.sleep(0.01)
+        assert process.poll() is None, "the run was over before it could be killed: make it longer"
+        process.send_signal(signal.SIGKILL)
+    done = evenset("cluster", killed, f"cluster.shards={then}")
+    assert done.code == 0, done
+    at = {"fit": "level 1, step 0, iteration", "step": "level 1, step", "levels": "level"}[moment]
+    assert f"goes on from a checkpoint: {at}" in done.text, done
+    one, two = (Store(str(tmp_path / name)) for name in ("reference", "run"))
+    assert all(mine.equals(other) for mine, other in zip(tree_of(one), tree_of(two), strict=True))
+    assert not two.exists(UNFINISHED)
+
+
+def test_a_checkpoint_of_another_config_is_refused_and_named(tmp_path, monkeypatch):
+    store, _ = embedded(tmp_path / "one", POINTS)
+    every = {"checkpoint": 0.001}
+    with monkeypatch.context() as until:
+        until.setattr("pipelines.cluster._monitor", lambda _: stop)
+        with pytest.raises(Stopped):
+            cluster(config(cluster=every), store, Progress(store))
+    assert store.exists(f"{UNFINISHED}/checkpoint/header.json")
+    finer = {**every, "n_clusters": [160, 30, 6]}
+    cluster(config(cluster=finer), store, Progress(store))
+    said = [json.loads(line).get("text", "") for line in store.read_bytes("log.jsonl").splitlines()]
+    assert any(
+        "header.json belongs to another fit, with another cluster.n_clusters;" in text for text in said
+    )
+    twin, _ = embedded(tmp_path / "two", POINTS)
+    cluster(config(cluster=finer), twin, Progress(twin))
+    assert all(a.equals(b) for a, b in zip(tree_of(store), tree_of(twin), strict=True))
+
+
+class Stopped(Exception):
+    """Ends a fit before it is done."""
+
+
+def stop(phase, done, _):
+    if phase == "iterations" and done == 3:
+        raise Stopped

@@ -23,7 +23,9 @@ def assert_two_nearest(rows, centroids, candidates=None, groups=None, **how):
     assert np.array_equal(found.seconds, second)
 
 
-@pytest.mark.parametrize(("n", "k", "d"), [(2000, 400, 64), (300, 2, 5), (50, 1, 3), (1, 7, 1), (400, 90, 700)])
+@pytest.mark.parametrize(
+    ("n", "k", "d"), [(2000, 400, 64), (300, 2, 5), (50, 1, 3), (1, 7, 1), (400, 90, 700)]
+)
 @pytest.mark.parametrize("how", [{}, {"tile": 1}, {"tile": 33, "threads": 2}, {"matmul": "torch"}])
 def test_both_nearest_are_exact(n, k, d, how):
     assert_two_nearest(*hard_pool(n, k, d), **how)

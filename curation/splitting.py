@@ -1,0 +1,108 @@
+"""Splitting: the points of every coarse cluster are clustered on their own, in all of them at once.
+
+Level 1 of a huge pool is made in two steps (Vo et al., section 4.1): k coarse clusters of all points, each
+then divided into s. Seeds are drawn as in `curation.batches`, a quota for each coarse cluster, and
+iterations are Lloyd's; a point only ever looks at the s centroids of its own coarse cluster. No worker
+holds all points of one: sums are added up as in any fit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation import chance
+from curation.batches import BATCHES, OVERDRAW
+from curation.fit import Descent, Fit, Plan, View
+from curation.workers import Handle, slice_edges
+
+if TYPE_CHECKING:
+    from curation.centroids import News
+
+
+def divide(view: View, own: list[Handle], n_coarse: int, leaves: int, plan: Plan) -> tuple[Fit, list[Handle]]:
+    """Divides coarse clusters, each on its own.
+
+    Args:
+        view: The points.
+        own: Their labels: the coarse clusters.
+        n_coarse: How many there are.
+        leaves: Clusters to make of each; a coarse cluster of fewer distinct points becomes as many.
+        plan: How to iterate.
+
+    Returns:
+        The fit, whose slices have `leaves` rows for every coarse cluster, those that are not needed at
+        zero and without points; and the labels of the points: the nearest of their coarse cluster's.
+    """
+    return _Division(view, plan, None).run(own, n_coarse, leaves)
+
+
+class _Division(Descent):
+    """Seeds, then Lloyd's algorithm, within cells."""
+
+    def run(self, own: list[Handle], n_coarse: int, leaves: int) -> tuple[Fit, list[Handle]]:
+        self.leaves = leaves
+        self.edges = slice_edges(n_coarse, min(self.workers.n_slices, n_coarse))
+        found = self._begin(own, n_coarse)
+        self.candidates = self.workers.slice(0, "within", found, leaves)
+        while self.at.n_iter < self.plan.max_iter:
+            news = self.step(self._iterate)
+            gained = self.gained(news)
+            if not any(part.moved for part in news) or not (gained or self.plan.tol == 0):
+                break
+        self.workers.attempt(self._assign, lambda: None)
+        assert self.at.own is not None
+        return Fit(self.at.slices, int(found.sum()), self.at.n_iter), self.at.own
+
+    def _begin(self, own: list[Handle], n_coarse: int) -> NDArray[np.int64]:
+        """Seeds, and means of the points around them; the number of seeds of every cell (n_coarse,)."""
+        shares = self.workers.points("begin_division", own=own)
+        found = np.zeros(n_coarse, np.int64)
+        for batch in itertools.count():
+            wanted = np.minimum(self.leaves - found, -(-self.leaves // BATCHES))
+            step = partial(self._batch, shares, wanted, found, batch)
+            shares, more = self.workers.attempt(step, lambda: None)
+            found += more
+            self.workers.tick("seeding", int(found.sum()), n_coarse * self.leaves)
+            if not more.any() or (found == self.leaves).all():
+                break
+        self.at.own = self.workers.points("divided", own=shares)
+        sizes = [(high - low) * self.leaves for low, high in itertools.pairwise(self.edges)]
+        self.at.slices = self.workers.attempt(lambda: self.lifted(sizes, None), lambda: None)
+        return found
+
+    def _batch(
+        self, shares: list[Handle], wanted: NDArray[np.int64], found: NDArray[np.int64], batch: int
+    ) -> tuple[list[Handle], NDArray[np.int64]]:
+        """One batch: where the points are after it, and how many seeds it brought to each cell."""
+        workers, n_cells = self.workers, len(found)
+        seed, *place = self.view.place
+        salt = int(chance.salt(seed, chance.Purpose.SPLIT, *place, batch))
+        counts = wanted if batch == 0 else OVERDRAW * wanted
+        n_slices = len(self.edges) - 1
+        told = workers.points(
+            "offer_within", self.view.name, salt, counts, self.edges, own=shares, returns=n_slices
+        )
+        offers = [(part,) for part in told] if n_slices == 1 else told
+        seeds, news = [], []
+        for i in range(n_slices):
+            keys, drawn = workers.slice(i, "elect", counts, *(block[i] for block in offers), returns=2)
+            rows = workers.points("rows_of", keys)
+            new, more = workers.slice(
+                i, "thin_within", wanted, found, self.leaves, salt, drawn, *rows, returns=2
+            )
+            seeds.append(new)
+            news.append(more)
+        shares = workers.points("attract_within", self.view.name, n_cells, self.leaves, *seeds, own=shares)
+        return shares, np.sum(workers.get(news), axis=0)
+
+    def _assign(self) -> list[list[Handle]]:
+        return self.assign(None, self.at.slices, candidates=self.candidates)
+
+    def _iterate(self) -> list[News]:
+        self.at.slices, news = self.update(list(self.at.slices), self._assign())
+        return news

@@ -1,0 +1,100 @@
+"""The fast recipe gives the same bits however the points are spread, ordered, held and looked through.
+
+Both pools are small, but each runs every part of the recipe that its number of clusters allows, close
+calls among them; that leaving these to float32 is seen here is checked as well.
+"""
+
+import numpy as np
+import pytest
+
+from curation import KMeans
+from curation.assign import Assigner
+from curation.chance import keys_of
+from tests.curation.fits import fitted
+from tests.curation.kernels.twins import on_grid, two_nearest
+from tests.curation.pools import blobs, halfway
+
+FEW = on_grid(blobs(3000, 8, 200)), 150, {}
+MANY = on_grid(halfway(6000, 160, 900)), 700, {"max_iter": 12}
+CASES = {"few": FEW, "many": MANY, "cosine": (*FEW[:2], {"distance": "cosine"})}
+
+VARIANTS = {
+    "another order": {"shuffled": 0},
+    "two blocks": {"blocks": 2, "shuffled": 1},
+    "three blocks": {"blocks": 3, "slices": 3},
+    "seven blocks": {"blocks": 7, "slices": 3, "shuffled": 2},
+    "tiles of 64 rows": {"assigner": Assigner(tile=64, threads=1)},
+    "tiles of 1000 rows and two threads": {"assigner": Assigner(tile=1000, threads=2)},
+    "torch": {"assigner": Assigner("torch")},
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    rows, k, plan = CASES[request.param]
+    return rows, k, plan, fitted(rows, k, **plan)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nothing_but_points_and_plan_matters(case, variant):
+    rows, k, plan, twin = case
+    assert fitted(rows, k, **VARIANTS[variant], **plan) == twin
+
+
+@pytest.mark.parametrize("how", [{}, {"chunk_rows": 997}, {"blocks": 3, "shuffled": 3, "chunk_rows": 400}])
+def test_rows_in_files_are_rows_in_memory(case, how, tmp_path):
+    rows, k, plan, twin = case
+    assert fitted(rows, k, folder=tmp_path, **how, **plan) == twin
+
+
+def test_the_estimator_gives_the_same(case):
+    rows, k, plan, twin = case
+    if plan.get("distance") == "cosine":
+        pytest.skip("it would normalise the rows first")
+    fit = KMeans(k, **plan).fit(rows)
+    assert np.array_equal(fit._centroids, twin.centroids)
+    assert np.array_equal(fit.labels_, twin.labels)
+    order = np.random.default_rng(0).permutation(len(rows))
+    other = KMeans(k, **plan).fit(rows[order], ids=[str(i) for i in order])
+    assert np.array_equal(other.labels_, twin.labels[order])
+
+
+def test_labels_are_the_nearest_centroids(case):
+    rows, _, _, twin = case
+    assert np.array_equal(twin.labels, two_nearest(rows, twin.centroids)[0])
+
+
+def test_weights_do_not_hang_on_blocks():
+    rows, k, plan = MANY
+    weights = np.random.default_rng(0).integers(1, 100, len(rows))
+    twin = fitted(rows, k, weights=weights, **plan)
+    assert fitted(rows, k, weights=weights, blocks=3, slices=2, shuffled=0, **plan) == twin
+    assert fitted(rows, k, **plan) != twin
+
+
+def test_the_pool_of_many_clusters_runs_every_part_of_the_recipe():
+    asked = {}
+    rows, k, plan = MANY
+    fitted(rows, k, asked=asked, **plan)
+    for part in ("attract", "thin", "directions", "sketched", "candidates", "restricted", "hint"):
+        assert asked.get(part, 0) > 0
+    for part in ("pivots", "halves", "replace", "nearest_others"):
+        assert asked.get(part, 0) > 0
+
+
+def test_leaving_close_calls_to_float32_would_be_seen():
+    rows, k, plan = MANY
+    one, many = (
+        fitted(rows, k, assigner=Assigner(tile=tile, recheck=False, threads=1), **plan) for tile in (1, 64)
+    )
+    assert one != many
+
+
+def test_keys_are_all_there_is_to_chance():
+    """Other names, another fit; the same names, the same."""
+    rows = FEW[0]
+    names = [f"x{i}" for i in range(len(rows))]
+    one, again, other = (KMeans(150).fit(rows, ids=ids).labels_ for ids in (names, names, None))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert len(keys_of(names)) == len(rows)
