@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BATCHES = 10
 OVERDRAW = 2
+_LEAST_DRAWN = 16  # U / w is biased for a single draw: thinning, which is not, chooses among a few
 
 Drawn = tuple[NDArray[np.uint64], NDArray[np.float64]]
 """Keys (m, 2) and squared distances D (m,) of drawn points."""
@@ -69,7 +70,7 @@ def _batch(
     directions: Handle | None,
 ) -> tuple[list[Handle] | None, int]:
     """One batch: what the blocks know after it, and how many seeds it brought."""
-    count = wanted if own is None else OVERDRAW * wanted
+    count = wanted if own is None else max(OVERDRAW * wanted, _LEAST_DRAWN)
     purpose = chance.Purpose.FIRST_SEED if own is None else chance.Purpose.SEED_CANDIDATES
     salt = int(chance.salt(place[0], purpose, *place[1:]))
     nobody = [None] * len(own) if own is not None else workers.nobody()

@@ -44,7 +44,7 @@ FEW = 512
 
 _SMALL = 2**24  # coordinates of a view up to which few seeds are found one by one
 _SHARE = 0.25  # of all centroids: candidates that are more do not pay
-_HINTS = (2, 5)  # iterations that begin with a scan of the sketch
+_HINTS = (2, 4, 8)  # iterations that begin with a scan of the sketch
 _CALM = 500  # swaps end when fewer than one in so many clusters was swapped
 
 

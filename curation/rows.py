@@ -10,10 +10,12 @@ import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from curation import sketch
@@ -28,10 +30,19 @@ STATE_BYTES = 104
 TABLE_BYTES = 28
 """Of a coordinate of a centroid: twice as float32, once more in slices, and two tables of int64 sums."""
 
-_CHUNKS = 4  # that exist at a time: raw, as float32, the one before it, and what is made of it
+_CHUNKS = 4  # that exist at a time: this one, the next, that as read, and what is made of them
 _LEAST_ROWS = 256  # of a chunk
 
 Chunks = Iterable[NDArray[np.float32]]
+
+_SINGLES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _widen(halves: NDArray[np.uint16], singles: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """float16 as float32, several times as fast as NumPy."""
+    for i in range(halves.size):
+        out[i] = singles[halves[i]]
 
 
 @dataclass(frozen=True)
@@ -79,9 +90,14 @@ class Footing:
         return 4 * width * self.n_points
 
     @property
+    def whole(self) -> int:
+        """Bytes that it takes with all rows in memory, and their sketch."""
+        return self.fixed + self._rows
+
+    @property
     def resident(self) -> bool:
-        """Whether all rows fit, with their sketch."""
-        return self.fixed + self._rows <= self.memory
+        """Whether that fits."""
+        return self.whole <= self.memory
 
     @property
     def chunk_bytes(self) -> int:
@@ -179,21 +195,37 @@ class StoredRows(Rows):
         return max(1, self.chunk_bytes // (4 * self.shape[1]))
 
     def chunks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """See `Rows.chunks`."""
-        with self.path.open("rb", buffering=0) as file:
-            start = 0
-            while start < len(self):
-                if self.index is None:
-                    stop = min(len(self), start + self.step)
-                    yield slice(start, stop), self._read(file.fileno(), start, stop)
-                else:
-                    # what lies between the rows wanted is read as well, and counts as part of the chunk
-                    low = int(self.index[start])
-                    stop = int(np.searchsorted(self.index, low + self.step))
-                    wanted = self.index[start:stop] - low
-                    high = low + int(wanted[-1]) + 1
-                    yield slice(start, stop), self._read(file.fileno(), low, high, wanted)
-                start = stop
+        """See `Rows.chunks`; the next one is read meanwhile."""
+        with self.path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as ahead:
+            coming: list[tuple[slice, Future[NDArray[np.float32]]]] = []
+            for where, low, high, wanted in self._spans():
+                coming.append((where, ahead.submit(self._read, file.fileno(), low, high, wanted)))
+                if len(coming) > 1:
+                    yield self._arrived(coming)
+            while coming:
+                yield self._arrived(coming)
+
+    @staticmethod
+    def _arrived(
+        coming: list[tuple[slice, Future[NDArray[np.float32]]]],
+    ) -> tuple[slice, NDArray[np.float32]]:
+        where, rows = coming.pop(0)
+        return where, rows.result()
+
+    def _spans(self) -> Iterator[tuple[slice, int, int, NDArray[np.int64] | None]]:
+        """Where each chunk stands, rows low..high-1 of the file to read for it, and which of them to keep."""
+        start = 0
+        while start < len(self):
+            if self.index is None:
+                stop = min(len(self), start + self.step)
+                yield slice(start, stop), start, stop, None
+            else:
+                # what lies between the rows wanted is read as well, and counts as part of the chunk
+                low = int(self.index[start])
+                stop = int(np.searchsorted(self.index, low + self.step))
+                wanted = self.index[start:stop] - low
+                yield slice(start, stop), low, low + int(wanted[-1]) + 1, wanted
+            start = stop
 
     def _read(
         self, descriptor: int, low: int, high: int, wanted: NDArray[np.int64] | None = None
@@ -208,7 +240,12 @@ class StoredRows(Rows):
                 raise EOFError(f"{self.path} ended early; it was cut while it was read")
             done += got
         os.posix_fadvise(descriptor, start, len(view), os.POSIX_FADV_DONTNEED)
-        return (raw if wanted is None else raw[wanted]).astype(np.float32, copy=False)
+        found = raw if wanted is None else raw[wanted]
+        if found.dtype == np.float32:
+            return found
+        out = np.empty(found.shape, np.float32)
+        _widen(found.reshape(-1).view(np.uint16), _SINGLES, out.reshape(-1))
+        return out
 
     def take(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """See `Rows.take`."""

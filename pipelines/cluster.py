@@ -232,6 +232,7 @@ def _readers(
 
     Raises:
         CurationError: `cluster.memory` is too little for a shard; the message says how much it takes.
+        RunError: It is too little for greedy k-means++.
     """
     shares = _shares(rows, n_shards)
     memory = _memory(config, len(shares))
@@ -241,6 +242,12 @@ def _readers(
     for share in shares:
         mine, counts = [parts[i] for i in share], [rows[i] for i in share]
         footing = Footing(memory, sum(counts), store.dimensions(parts[0]), recipe.n_clusters[0])
+        if recipe.init == "k-means++" and not footing.resident:
+            raise RunError(
+                "cluster.init k-means++ reads every point for every seed, so all points of a shard must fit"
+                f" its memory: they take {footing.whole:,} bytes and cluster.memory gives {memory:,}: raise it,"
+                " spread the points over more shards, or leave cluster.init at auto"
+            )
         folder = scratch / digest([basis, store.url, mine])
         readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder)))
     if store.local and scratch.exists():  # of a run that was killed, of which other shards are of no use

@@ -193,6 +193,12 @@ def test_too_little_memory_is_refused_with_the_least(tmp_path):
     cluster(config(cluster={"memory": least, "shards": 1}), store, Progress(store))
 
 
+def test_greedy_seeds_want_all_points_in_memory(tmp_path):
+    store, _ = embedded(tmp_path, POINTS)
+    with pytest.raises(RunError, match="leave cluster.init at auto"):
+        cluster(config(cluster={"memory": 330_000, "shards": 1, "init": "k-means++"}), store, Progress(store))
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("moment", "shards", "then"), [("fit", 1, 1), ("fit", 2, 3), ("step", 2, 2), ("levels", 2, 1)]
