@@ -245,8 +245,8 @@ def _readers(
         if recipe.init == "k-means++" and not footing.resident:
             raise RunError(
                 "cluster.init k-means++ reads every point for every seed, so all points of a shard must fit"
-                f" its memory: they take {footing.whole:,} bytes and cluster.memory gives {memory:,}: raise it,"
-                " spread the points over more shards, or leave cluster.init at auto"
+                f" its memory: they take {footing.whole:,} bytes and cluster.memory gives {memory:,}: raise"
+                " it, spread the points over more shards, or leave cluster.init at auto"
             )
         folder = scratch / digest([basis, store.url, mine])
         readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder)))

@@ -1,14 +1,16 @@
 """A tree that is broken off and taken up again has the bits of one that was not."""
 
 import itertools
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
-from curation.checkpoint import HEADER, Checkpoint
+from curation.checkpoint import HEADER, Checkpoint, Standing
 from curation.hierarchy import Recipe, grow
 from curation.inputs import grid_rows, point_keys
 from curation.kept import KeptBlock
+from curation.points import EVERYTHING, Labels
 from curation.workers import FIT_DONE, LocalWorkers
 from tests.curation.pools import blobs, halfway
 
@@ -181,6 +183,41 @@ def test_every_kind_of_fit_goes_on(algorithm, init):
     with pytest.raises(Broken):
         run.grow(until=at("iterations", 4))
     assert_same(run.grow(2), twin)
+
+
+@pytest.mark.parametrize(("blocks", "slices"), [(2, 3), (1, 1), (5, 2)])
+def test_all_that_a_fit_stands_for_comes_back(blocks, slices):
+    generator, files = np.random.default_rng(0), Memory()
+    rows, _ = grid_rows(generator.standard_normal((40, 3)), "euclidean")
+    keys = point_keys(40, None)
+
+    def workers(blocks, slices):
+        edges = itertools.pairwise(np.linspace(0, 40, blocks + 1).astype(int))
+        return KeptWorkers([KeptBlock(rows[low:high], keys[low:high]) for low, high in edges], slices)
+
+    first, second = generator.integers(-1, 7, (2, 40)).astype(np.int32)
+    own = [Labels(first[:20], second[:20]), Labels(first[20:], second[20:])]
+    centroids = generator.standard_normal((7, 3)).astype(np.float32)
+    gone = generator.random(7) < 0.5
+    numbers = {"found": 7, "n_iter": 11, "objective": 2**70 + 1, "moved": 3, "swapped": 5}
+    numbers |= {"swapping": False, "sure": True, "few": True}
+    standing = Standing(slices=[centroids[:4], centroids[4:]], own=own, dissolved=gone, **numbers)
+    Checkpoint(files, "kept", {}, 0).save(standing, (1, 2, 0), workers(2, 2))
+
+    others = workers(blocks, slices)
+    kept = Checkpoint(files, "kept", {})
+    kept.open(others)
+    assert kept.standing(EVERYTHING, (1, 2, 1), others) is None  # of another step
+    kept.open(others)
+    found = kept.standing(EVERYTHING, (1, 2, 0), others)
+    assert {name: getattr(found, name) for name in numbers} == numbers
+    assert set(numbers) | {"slices", "own", "dissolved"} == {field.name for field in fields(Standing)}
+    assert np.array_equal(found.dissolved, gone)
+    assert len(found.slices) == slices
+    assert np.array_equal(np.concatenate(found.slices), centroids)
+    assert [len(labels.first) for labels in found.own] == [len(block.everything) for block in others.blocks]
+    assert np.array_equal(np.concatenate([labels.first for labels in found.own]), first)
+    assert np.array_equal(np.concatenate([labels.second for labels in found.own]), second)
 
 
 def test_what_is_not_named_by_the_header_is_deleted(small):
