@@ -111,7 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
     same = all(np.array_equal(found, centroids[0]) for found in centroids)
     return conclude(
         [
-            Verdict(f"two shards are at least {LEAST} times as fast", speedup >= LEAST, f"{speedup:.2f} times"),
+            Verdict(
+                f"two shards are at least {LEAST} times as fast", speedup >= LEAST, f"{speedup:.2f} times"
+            ),
             Verdict("the same centroids", same, "bit for bit" if same else "they differ"),
         ]
     )

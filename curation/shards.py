@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +97,7 @@ class RayWorkers(Workers):
         n_slices: Centroid shards; they compute little and take no CPU of their own.
         assigner: How the point shards look for nearest centroids.
         alone: Centroids of a level below that one actor takes, and then clusters by itself.
+        gpus: GPUs of a point shard, or a share of one; None: those that there are, shared out equally.
     """
 
     def __init__(
@@ -104,8 +106,10 @@ class RayWorkers(Workers):
         n_slices: int = 1,
         assigner: Assigner | None = None,
         alone: int = _ALONE,
+        gpus: float | None = None,
     ) -> None:
         self.assigner = assigner or Assigner()
+        self.gpus = gpus
         self.n_slices = n_slices
         self.alone = alone
         self._above = False
@@ -118,9 +122,17 @@ class RayWorkers(Workers):
         # a restarted actor reads its reader from the store again, so the references are kept
         self._readers = [ray.put(reader) for reader in readers]
         # more shards than CPUs share them: an actor that waits for a CPU would wait for ever
-        cpus = ray.cluster_resources().get("CPU", 1.0)
-        share = min(1.0, int(100 * cpus / max(1, len(readers))) / 100)
-        return [_PointActor.options(num_cpus=share).remote([r], self.assigner) for r in self._readers]
+        there = ray.cluster_resources()
+        share, equal = (
+            min(1.0, int(100 * there.get(kind, least) / max(1, len(readers))) / 100)
+            for kind, least in (("CPU", 1.0), ("GPU", 0.0))
+        )
+        gpus = equal if self.gpus is None else self.gpus
+        assigner = replace(self.assigner, device="auto") if gpus else self.assigner
+        return [
+            _PointActor.options(num_cpus=share, num_gpus=gpus).remote([reader], assigner)
+            for reader in self._readers
+        ]
 
     def points(
         self, method: str, *args: Any, own: Sequence[Handle] | None = None, returns: int = 1
@@ -174,7 +186,7 @@ class RayWorkers(Workers):
         ray.wait(slices, num_returns=len(slices), fetch_local=False)
         shards = min(len(self.point_shards), -(-count // self.alone))
         self._discard()
-        upper = RayWorkers([], 0, self.assigner, self.alone)
+        upper = RayWorkers([], 0, self.assigner, self.alone, self.gpus)
         upper._above = True
         upper.centroid_shards, self.centroid_shards = self.centroid_shards, []
         upper.n_slices = self.n_slices

@@ -142,7 +142,8 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     progress.start("cluster", recipe.fits(total), "fits")
     every = config.cluster.checkpoint
     checkpoint = Checkpoint(store, f"{UNFINISHED}/checkpoint", basis, every, progress.say) if every else None
-    workers = RayWorkers(readers, len(readers))
+    gpus = None if config.cluster.num_gpus == "auto" else config.cluster.num_gpus
+    workers = RayWorkers(readers, len(readers), gpus=gpus)
     workers.monitor = _monitor(progress)
     try:
         check_points(workers, exponent)

@@ -113,6 +113,8 @@ class Cluster(Section):
     """where a fit starts: auto (D^2 sampling in batches), or k-means++ (greedy, one by one)"""
     shards: Auto | PositiveInt = "auto"
     """point shards that share the work; no result depends on it"""
+    num_gpus: Auto | Annotated[float, Field(ge=0)] = "auto"
+    """GPUs that a point shard takes, or a share of one; auto: those of the cluster, shared out equally"""
     memory: Auto | Annotated[ByteSize, Field(gt=0)] = "auto"
     """bytes (or 1GiB) of points a shard holds, the rest is streamed; auto: half the memory for all"""
     checkpoint: Annotated[float, Field(ge=0)] = 60.0

@@ -231,7 +231,8 @@ class Runner:
             keys = [*OWNER, *(["cluster.distance"] if self._embedded else encoder)]
             keys += ["seed"] if self._learns else []
         elif stage.name == "cluster":
-            spared = {"cluster.shards"}  # execution changes no result, splitting into ones neither
+            # how it runs changes no result, and splitting into ones neither
+            spared = {"cluster.shards", "cluster.num_gpus", "cluster.memory", "cluster.checkpoint"}
             if all(part == 1 for part in values["cluster.split"] or []):
                 spared.add("cluster.split")
             keys = [*(key for key in values if key.startswith("cluster.") and key not in spared), "seed"]
