@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import modalities
-from curation import KMeans
 from modalities.base import FittedEncoder
+from pipelines.fitting import kmeans
 
 GOALS = {"CIFAR-10": 0.43, "digits": 0.98}
 
@@ -54,11 +54,7 @@ def patches(images: list[NDArray[Any]]) -> Embedded:
     encoder = modalities.encoder("patches", modalities.modality("image"))
     assert isinstance(encoder, FittedEncoder)
     began = time.perf_counter()
-    encoder.fit(
-        images[:: -(-len(images) // 2000)],
-        lambda points, k, seed: KMeans(k, random_state=seed).fit(points).cluster_centers_,
-        seed=0,
-    )
+    encoder.fit(images[:: -(-len(images) // 2000)], kmeans, seed=0)
     fitted = time.perf_counter()
     encoder.load()
     embeddings, reasons = encoder.encode_all([encoder.prepare(image) for image in images])

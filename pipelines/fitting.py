@@ -99,6 +99,10 @@ def _fit(encoder: FittedEncoder, seed: int, *taken: list[Any]) -> dict[str, NDAr
 
 
 def kmeans(points: NDArray[np.float32], n_clusters: int, seed: int) -> NDArray[np.float32]:
-    """This project's k-means as encoders want it: points (n, d) to centroids (k, d)."""
-    fitted: NDArray[np.float32] = KMeans(n_clusters, random_state=seed).fit(points).cluster_centers_
+    """This project's k-means as encoders want it: points (n, d) to centroids (k, d).
+
+    The classical form: a small sample once, and what is learned changes little where the sample does.
+    """
+    estimator = KMeans(n_clusters, init="k-means++", algorithm="lloyd", tol=0.0, random_state=seed)
+    fitted: NDArray[np.float32] = estimator.fit(points).cluster_centers_
     return fitted

@@ -11,7 +11,8 @@ from modalities.encoders.patches import Patches
 
 
 def kmeans(points, k, seed):
-    return KMeans(k, max_iter=5, random_state=seed).fit(points).cluster_centers_
+    estimator = KMeans(k, init="k-means++", algorithm="lloyd", tol=0.0, max_iter=5, random_state=seed)
+    return estimator.fit(points).cluster_centers_
 
 
 def rasters(n, side=8, bands=1, seed=0, dtype=np.uint8):
