@@ -61,8 +61,10 @@ def trees(
 
     def save(leaves: Grown) -> None:
         if not saved:
-            numbers = np.arange(len(leaves.sizes))
-            saved.extend(workers.points("save", lambda *told: told, numbers, *leaves.slices))
+            pair = workers.points(
+                "save", lambda *told: told, leaves.renumbered, *leaves.slices, own=leaves.own
+            )
+            saved.extend(pair)
 
     grown = [grow(workers, recipe, save) for recipe in recipes]
     clusters, distances = saved[0]
@@ -76,7 +78,7 @@ def trees(
 def _level_1(recipe: Recipe, n_points: int) -> tuple[Any, ...]:
     """What decides level 1."""
     level_1 = (recipe.n_clusters[0], recipe.points_of(1, n_points), recipe.random_state)
-    return (*level_1, recipe.max_iter, recipe.tol, recipe.distance)
+    return (*level_1, recipe.plan)
 
 
 def random_draw(keys: NDArray[np.uint64], size: int, seed: int) -> NDArray[np.int64]:

@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.tables import conclude, environment, near, shown, table
 from curation import HierarchicalKMeans
-from curation.assign import Assigner, Centroids
 
 N_CLUSTERS = (5000, 500)
 LEAST = (20, 5)  # centroids a bin
@@ -29,25 +28,6 @@ _PARTS = (  # (points, mean, standard deviation) of Gaussians, cut to an interva
     (((90_000, 20, 1.0),), (17, 23)),
     (((30_000, -10, 2.0),), (-14, -7)),
 )
-
-
-class LineAssigner(Assigner):
-    """The library's nearest centroids for one dimension, found by bisection: the same labels, sooner.
-
-    Rows and centroids are multiples of 2^-24 of norm about 1, so midpoints are exact in float64.
-    """
-
-    def nearest(
-        self, rows: NDArray[np.float32], norms: NDArray[np.float64], centroids: Centroids
-    ) -> NDArray[np.int64]:
-        """Index of the nearest centroid of every row (n, 1), ties to the lower index, shape (n,)."""
-        places, first = np.unique(centroids.values[:, 0].astype(np.float64), return_index=True)
-        middles = (places[1:] + places[:-1]) / 2
-        x = rows[:, 0].astype(np.float64)
-        # a row on a midpoint has a centroid on either side at the same distance
-        left, right = (np.searchsorted(middles, x, side=side) for side in ("left", "right"))
-        lower: NDArray[np.int64] = np.minimum(first[left], first[right])
-        return lower
 
 
 def points(seed: int) -> NDArray[np.float64]:
@@ -79,7 +59,7 @@ def slope(data: ArrayLike, centroids: ArrayLike, least: int, edges: ArrayLike = 
 def measure(seed: int) -> list[tuple[float, float]]:
     """For each level the slope over the bins with enough centroids, and over all with any."""
     pool = points(seed)
-    tree = HierarchicalKMeans(N_CLUSTERS, random_state=seed, assigner=LineAssigner()).fit(pool[:, None]).tree_
+    tree = HierarchicalKMeans(N_CLUSTERS, random_state=seed).fit(pool[:, None]).tree_
     slopes = []
     for level, least in zip(tree.levels, LEAST, strict=True):
         assert level.centroids is not None  # grown in memory

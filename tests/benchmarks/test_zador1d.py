@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from benchmarks.zador1d import LineAssigner, points, slope
-from curation import HierarchicalKMeans
-from curation.assign import Assigner, Centroids
+from benchmarks.zador1d import points, slope
 
 
 def quantiles(spread, count):
@@ -36,22 +34,3 @@ def test_points_lie_in_the_three_intervals():
     inside = [(found >= low) & (found <= high) for low, high in ((-14, -7), (0, 12), (17, 23))]
     assert np.all(np.sum(inside, axis=0) == 1)
     assert 240_000 < len(found) < 250_000
-
-
-def test_bisection_finds_the_nearest_centroids_of_the_library():
-    # a coarse grid makes ties with a centroid on either side, and equal centroids
-    random = np.random.default_rng(0)
-    rows, centroids = ((random.integers(-64, 64, (n, 1)) / 64).astype(np.float32) for n in (3000, 40))
-    norms = np.abs(rows[:, 0]).astype(np.float64)
-    library, bisection = (a.nearest(rows, norms, Centroids(centroids)) for a in (Assigner(), LineAssigner()))
-    assert np.array_equal(library, bisection)
-
-
-def test_bisection_grows_the_tree_of_the_library():
-    pool = points(0)[::100, None]
-    library, bisection = (
-        HierarchicalKMeans([200, 40], assigner=assigner).fit(pool)
-        for assigner in (Assigner(), LineAssigner())
-    )
-    assert np.array_equal(library.labels_, bisection.labels_)
-    assert np.array_equal(library.tree_.levels[1].centroids, bisection.tree_.levels[1].centroids)
