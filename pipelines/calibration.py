@@ -109,7 +109,7 @@ class Machine:
         cpus: That this process may use.
         memory: Bytes, of the machine or of the limit of its control group.
         flags: What the CPU can do, as in /proc/cpuinfo.
-        blas: Kernels of the BLAS libraries that are loaded: (library, architecture).
+        blas: Kernels of NumPy's BLAS, which does the products: (library, architecture).
     """
 
     cpu: str
@@ -127,7 +127,8 @@ def machine() -> Machine:
     blas = {
         (library["internal_api"], library.get("architecture") or "")
         for library in threadpool_info()
-        if library["user_api"] == "blas"
+        # others, such as faiss's own, may be loaded beside it
+        if library["user_api"] == "blas" and "numpy" in library["filepath"]
     }
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     flags = frozenset(about.get("flags", "").split())

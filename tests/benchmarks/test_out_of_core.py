@@ -1,6 +1,7 @@
 """The pool is the same however much of it is written, and what is watched is what there is."""
 
 import json
+import mmap
 import os
 import time
 
@@ -30,10 +31,13 @@ def test_memory_and_cached_pages_are_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(out_of_core, "_LOOKS", 1)
     with Watch(tmp_path) as before:
         time.sleep(0.3)
-    held = np.ones(50_000_000, np.uint8)
-    (tmp_path / "file").write_bytes(held[:8_000_000].tobytes())
+    # fresh pages: an array could be laid into memory that was freed before
+    held = mmap.mmap(-1, 50_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    held.write(b"x" * 50_000_000)
+    (tmp_path / "file").write_bytes(held[:8_000_000])
     with Watch(tmp_path) as seen:
         time.sleep(0.5)
+    held.close()
     assert 40_000_000 < seen.anonymous - before.anonymous < 80_000_000
     assert seen.streamed == 8_000_000
     assert 4_000_000 < seen.cached <= 8_003_584
