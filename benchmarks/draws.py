@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from curation import chance
 from curation.assign import Assigner
+from curation.block import PointBlock
 from curation.errors import CurationError
-from curation.hierarchy import Grown, Recipe, grow
+from curation.hierarchy import Grown, grow
 from curation.inputs import check_points, grid_rows, point_keys
-from curation.points import PointBlock
+from curation.recipe import Recipe
 from curation.sampling import flat_top_budgets, leaf_candidates, preferences
 from curation.tree import Leaves, Level, Tree
 from curation.workers import LocalWorkers

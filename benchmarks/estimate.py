@@ -28,7 +28,7 @@ from benchmarks.tables import Verdict, conclude, table
 from curation import HierarchicalKMeans, KMeans
 from curation.assign import Assigner
 from curation.cost import Crew, Rates, Work, fit_work, prepared_work, scan_work, seconds, tree_seconds
-from curation.fit import Plan
+from curation.descent import Plan
 from pipelines.calibration import measure as calibrated
 
 FACTOR = 1.5

@@ -24,7 +24,7 @@ from benchmarks.features import zipf_counts
 from benchmarks.tables import NOISE, Verdict, at_most, below, conclude, environment, shown, table
 from curation.balance import kl_to_uniform
 from curation.chance import keys_of
-from curation.hierarchy import Recipe
+from curation.recipe import Recipe
 from curation.sampling import balanced_sample
 
 CLASSES = 150

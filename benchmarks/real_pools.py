@@ -28,8 +28,8 @@ from benchmarks.features import LabelledPool, MissingDataError, cifar10, newsgro
 from benchmarks.tables import Verdict, below, conclude, environment, shown, table
 from curation.balance import kl_to_uniform
 from curation.chance import keys_of
-from curation.hierarchy import Recipe
 from curation.levels import auto_clusters
+from curation.recipe import Recipe
 from curation.sampling import balanced_sample
 
 SHARE = 0.1

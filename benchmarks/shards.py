@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from benchmarks.cases import mixture
 from benchmarks.tables import Verdict, conclude, environment, table
 from curation.chance import keys_of
+from curation.descent import Plan, View
 from curation.exact import Grid
-from curation.fit import Plan, View, directions_of, fit_centroids, labelled, settled
+from curation.fit import directions_of, fit_centroids, labelled, settled
 from curation.points import EVERYTHING
 from curation.shards import RayWorkers
 

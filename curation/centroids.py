@@ -19,7 +19,7 @@ from curation.kernels.threads import allowed
 from curation.points import Partial
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
-Leaders = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint64]]
+Leaders = tuple[NDArray[np.integer[Any]], NDArray[np.float64], NDArray[np.uint64]]
 Limits = tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.uint64]]
 Pivots = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint64], NDArray[np.float32]]
 

@@ -12,8 +12,8 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from curation.fit import Plan
-    from curation.hierarchy import Recipe
+    from curation.descent import Plan
+    from curation.recipe import Recipe
 
 ITERATIONS = 24
 """Of a fit until it gains less than its tolerance; without one it goes on to the most it may make."""
@@ -24,7 +24,7 @@ RESAMPLED_ITERATIONS = 20
 CANDIDATES = 85
 """Centroids that a point compares itself with in an iteration, in the mean."""
 FEW = 512
-"""Clusters up to which an iteration scans them all, as in `curation.fit`."""
+"""Clusters up to which an iteration scans them all, as in `curation.descent`."""
 GROUP = 16
 """Centroids whose points share their candidates."""
 SEED_BATCHES = 10

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from curation import exact
 from curation.chance import keys_of
+from curation.descent import Distance
 from curation.errors import CurationError
-from curation.fit import Distance
 from curation.points import SHORT
 from curation.workers import Workers
 

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.block import PointBlock
 from curation.errors import CurationError
-from curation.points import Labels, PointBlock
+from curation.points import Labels
 
 Stretch = tuple[int, int]
 """Positions low..high-1 of a list that is kept in pieces."""

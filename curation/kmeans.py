@@ -12,20 +12,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from curation import exact
 from curation.assign import Assigner, Centroids
+from curation.block import PointBlock
+from curation.descent import Algorithm, Distance, Init, Plan, View
 from curation.errors import CurationError
-from curation.fit import (
-    Algorithm,
-    Distance,
-    Init,
-    Plan,
-    View,
-    directions_of,
-    fit_centroids,
-    labelled,
-    settled,
-)
+from curation.fit import directions_of, fit_centroids, labelled, settled
 from curation.inputs import check_points, grid_rows, point_keys, point_weights
-from curation.points import EVERYTHING, PointBlock
+from curation.points import EVERYTHING
 from curation.recall import recall
 from curation.workers import Handle, LocalWorkers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from curation.chance import Purpose, salt, smallest
-from curation.fit import View
+from curation.descent import View
 from curation.workers import Handle
 
 SAMPLE = 4096

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from curation import chance
 from curation.batches import BATCHES, OVERDRAW
-from curation.fit import Descent, Fit, Plan, View
+from curation.descent import Descent, Fit, Plan, View
 from curation.workers import Handle, slice_edges
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ cheap because the other stays. After Muhr and Granitzer (2009) and others: split
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import chance
-from curation.points import SPREAD_UNIT
+from curation.assign import Assigner, Centroids
+from curation.points import SPREAD_UNIT, Partial, Points
 
 if TYPE_CHECKING:
-    from curation.centroids import News
+    from curation.centroids import News, Pivots
     from curation.workers import Handle, Workers
 
 _ROUNDS = 2  # of 2-means
@@ -143,3 +145,77 @@ def _matched(
         gone.add(given)
         pairs.append((row, given))
     return np.asarray(pairs, np.int64).reshape(-1, 2)
+
+
+def pivots(
+    points: Points,
+    assigner: Assigner,
+    labels: NDArray[np.int32],
+    salt: int,
+    chosen: NDArray[np.int64],
+    slices: Sequence[NDArray[np.float32]],
+) -> Pivots:
+    """A far point of each chosen cluster: the smallest U / D, D the distance to the centroid.
+
+    Returns:
+        Positions in `chosen` (m,), values (m,), keys (m, 2) and rows (m, d) of those that have one.
+    """
+    centroids = Centroids(np.concatenate(slices))
+    index, position = _inside(labels, chosen, len(centroids.values))
+    distances = np.empty(len(index))
+    for where, rows in points.chunks(assigner):
+        part = _between(index, where)
+        mine = index[part]
+        distances[part] = assigner.squared_distances(rows, centroids, labels[mine], mine - where.start)
+    with np.errstate(divide="ignore"):
+        values = points.draws(salt)[index] / distances
+    finite = np.isfinite(values)
+    index, position, values = index[finite], position[finite], values[finite]
+    order = chance.order(values, points.keys[index], position)
+    order = order[chance.rank_in_group(position[order]) == 0]
+    first = index[order]
+    return position[order], values[order], points.keys[first], points.rows.take(first)
+
+
+def halves(
+    points: Points,
+    assigner: Assigner,
+    labels: NDArray[np.int32],
+    n_clusters: int,
+    chosen: NDArray[np.int64],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+) -> Partial:
+    """Divides each chosen cluster between two centres: sums and counts (2 q,) of their points."""
+    index, position = _inside(labels, chosen, n_clusters)
+    sums = np.zeros((2 * len(chosen), points.rows.shape[1]), np.int64)
+    counts = np.zeros(2 * len(chosen), np.int64)
+    centres = Centroids(first), Centroids(second)
+    for where, rows in points.chunks(assigner):
+        mine = _between(index, where)
+        local = index[mine] - where.start
+        side = assigner.sides(rows, local, position[mine].astype(np.int32), *centres)
+        # rows of other clusters go to a bin of their own, which is dropped
+        sides = np.full(len(rows), 2 * len(chosen), np.int32)
+        sides[local] = side
+        weights = None if points.weights is None else points.weights[where]
+        more = assigner.cluster_sums(rows, sides, 2 * len(chosen) + 1, weights)
+        sums += more[0][:-1]
+        counts += more[1][:-1]
+    return Partial(sums, counts)
+
+
+def _inside(
+    labels: NDArray[np.int32], chosen: NDArray[np.int64], n_clusters: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Points of the chosen clusters, ascending, and the position in `chosen` of the cluster of each."""
+    place = np.full(n_clusters, -1, np.int64)
+    place[chosen] = np.arange(len(chosen))
+    position = place[labels]
+    index = np.flatnonzero(position >= 0)
+    return index, position[index]
+
+
+def _between(index: NDArray[np.int64], where: slice) -> slice:
+    """Which of ascending indices lie in a chunk."""
+    return slice(int(np.searchsorted(index, where.start)), int(np.searchsorted(index, where.stop)))

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from curation import centroids as centroid_slices
 from curation.assign import Assigner
+from curation.block import PointBlock
 from curation.chance import centroid_keys
 from curation.errors import CurationError, WorkerRestartedError
-from curation.points import PointBlock
 
 if TYPE_CHECKING:
     from curation.hierarchy import Grown

@@ -100,7 +100,7 @@ def show_plan(
 
     from rich.console import Console
 
-    from pipelines.config import load_config
+    from pipelines.configfile import load_config
     from pipelines.plan import plan, show
 
     found = plan(load_config(config, overrides), dimensions)
@@ -139,7 +139,7 @@ def demo() -> None:
 
 
 def _run(context: typer.Context, config: str, overrides: list[str] | None, stage: str | None) -> None:
-    from pipelines.config import load_config
+    from pipelines.configfile import load_config
     from pipelines.run import run
 
     try:

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from curation import exact
 from curation.checkpoint import Checkpoint
 from curation.errors import CurationError
-from curation.hierarchy import Grown, Recipe, grow
+from curation.hierarchy import Grown, grow
 from curation.inputs import check_points
 from curation.levels import auto_clusters, auto_reason
+from curation.recipe import Recipe
 from curation.rows import Footing, Rows, store_smallest
 from curation.shards import RayWorkers
 from curation.workers import FIT_DONE

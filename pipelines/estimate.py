@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from curation.cost import SKETCH, Crew, Rates, is_sketched, tree_seconds
-from curation.hierarchy import Recipe
+from curation.recipe import Recipe
 from curation.rows import Footing
 from pipelines.calibration import BRIEF, machine, measure
 from pipelines.config import Config

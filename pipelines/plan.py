@@ -13,8 +13,8 @@ from rich.table import Table
 
 from curation.cost import tree_work
 from curation.errors import CurationError
-from curation.hierarchy import Recipe
 from curation.levels import auto_reason
+from curation.recipe import Recipe
 from curation.rows import Footing
 from modalities.base import ModalityError
 from modalities.sources.embeddings import EmbeddingsSource

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.draws import flat_top_draw, random_draw, trees
 from curation import CurationError, HierarchicalKMeans
 from curation.chance import keys_of
-from curation.hierarchy import Recipe
+from curation.recipe import Recipe
 from curation.sampling import balanced_sample, flat_top_budgets
 
 RECIPES = [

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.assign import Assigner
+from curation.block import PointBlock
 from curation.chance import keys_of
-from curation.fit import Plan, View, directions_of, fit_centroids, labelled, settled
-from curation.points import EVERYTHING, PointBlock
+from curation.descent import Plan, View
+from curation.fit import directions_of, fit_centroids, labelled, settled
+from curation.points import EVERYTHING
 from curation.rows import ResidentRows, Rows, StoredRows
 from curation.workers import LocalWorkers
 

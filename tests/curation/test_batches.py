@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from curation.batches import start, thinned
+from curation.block import PointBlock
 from curation.chance import keys_of, splitmix64
-from curation.points import EVERYTHING, PointBlock
+from curation.points import EVERYTHING
 from curation.workers import LocalWorkers
 from tests.curation.kernels.twins import on_grid
 from tests.curation.pools import blobs

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from curation.checkpoint import HEADER, Checkpoint, Standing
-from curation.hierarchy import Recipe, grow
+from curation.hierarchy import grow
 from curation.inputs import grid_rows, point_keys
 from curation.kept import KeptBlock
 from curation.points import EVERYTHING, Labels
+from curation.recipe import Recipe
 from curation.workers import FIT_DONE, LocalWorkers
 from tests.curation.pools import blobs, halfway
 

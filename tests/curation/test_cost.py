@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from curation import candidates, cost, fit, shards, sketch
 from curation.cost import Crew, Rates, Work, fit_work, level_work, scan_work, seconds
-from curation.fit import Plan
-from curation.hierarchy import Recipe
+from curation.descent import Plan
+from curation.recipe import Recipe
 
 RATES = Rates(
     threads=2,

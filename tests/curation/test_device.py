@@ -8,9 +8,9 @@ import torch
 
 from curation import CurationError, HierarchicalKMeans, KMeans, assign, exact, sketch
 from curation.assign import Assigner, Centroids
+from curation.block import PointBlock
 from curation.device import Device, Placed, find
 from curation.inputs import grid_rows, point_keys
-from curation.points import PointBlock
 from curation.rows import ResidentRows, store
 from tests.curation.pools import blobs, halfway
 

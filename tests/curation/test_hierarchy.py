@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from curation import CurationError, HierarchicalKMeans
+from curation.block import PointBlock
 from curation.chance import keys_of
 from curation.exact import squared_distances
-from curation.hierarchy import Recipe, grow
+from curation.hierarchy import grow
 from curation.inputs import grid_rows
-from curation.points import PointBlock
+from curation.recipe import Recipe
 from curation.workers import LocalWorkers
 from tests.curation.pools import blobs, halfway
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from curation import CurationError, HierarchicalKMeans, KMeans
+from curation.block import PointBlock
 from curation.candidates import Lists
-from curation.fit import FEW, Plan
-from curation.hierarchy import Recipe, grow
+from curation.descent import FEW, Plan
+from curation.hierarchy import grow
 from curation.inputs import grid_rows, point_keys
-from curation.points import PointBlock
+from curation.recipe import Recipe
 from curation.workers import LocalWorkers
 from tests.curation.pools import blobs, halfway
 

@@ -6,9 +6,11 @@ from sklearn.cluster import KMeans as Sklearn
 
 from curation import CurationError, KMeans, exact
 from curation.assign import Assigner
+from curation.block import PointBlock
 from curation.chance import keys_of
-from curation.fit import Plan, View, fit_centroids
-from curation.points import EVERYTHING, PointBlock
+from curation.descent import Plan, View
+from curation.fit import fit_centroids
+from curation.points import EVERYTHING
 from curation.seeding import seed
 from curation.workers import LocalWorkers
 from tests.curation.pools import blobs

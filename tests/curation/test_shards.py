@@ -10,8 +10,9 @@ from curation import CurationError, HierarchicalKMeans, balanced_sample
 from curation.assign import Assigner
 from curation.chance import keys_of
 from curation.checkpoint import Checkpoint
-from curation.hierarchy import Recipe, grow
+from curation.hierarchy import grow
 from curation.inputs import grid_rows
+from curation.recipe import Recipe
 from curation.rows import store_smallest
 from curation.shards import RayWorkers
 from curation.tree import Leaves, Level, Tree

@@ -6,9 +6,10 @@ import pytest
 from curation import CurationError, HierarchicalKMeans, KMeans, balanced_sample, chance, exact
 from curation.assign import Assigner
 from curation.batches import thinned
-from curation.hierarchy import Recipe, grow
+from curation.block import PointBlock
+from curation.hierarchy import grow
 from curation.inputs import grid_rows, point_keys
-from curation.points import PointBlock
+from curation.recipe import Recipe
 from curation.workers import LocalWorkers
 from tests.curation.pools import blobs, halfway
 from tests.curation.test_checkpoint import Broken, Run

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from curation import exact
+from curation.block import PointBlock
 from curation.centroids import nearest_others
-from curation.points import EVERYTHING, PointBlock
+from curation.points import EVERYTHING
 from curation.swaps import _matched, swap
 from curation.workers import LocalWorkers
 from tests.curation.kernels.twins import on_grid, two_nearest

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import Config, described, entries, load_config
+from pipelines.config import Config, described, entries
+from pipelines.configfile import load_config
 from pipelines.errors import RequestError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curation.cost import Work, scan_work, tree_work
-from curation.hierarchy import Recipe
+from curation.recipe import Recipe
 from pipelines import calibration, plan
 from pipelines.calibration import machine, measure, old_kernels
 from pipelines.cli import main

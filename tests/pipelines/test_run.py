@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipelines.config import load_config
+from pipelines.configfile import load_config
 from pipelines.manifest import Basis, Manifest, read_manifest, write_manifest
 from pipelines.run import BY_NAME
 from pipelines.store import Store

@@ -1,0 +1,136 @@
+"""One pass over the points of a view: the nearest centroid of each, and the exact sums of every cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.assign import Assigner, Centroids
+from curation.candidates import Candidates, Lists
+from curation.points import SPREAD_UNIT, Labels, Partial, Points
+
+if TYPE_CHECKING:
+    from curation.assign import Chunk
+
+_FAR = 8.0
+"""More than any squared distance on the grid: that of a point that has no second nearest centroid."""
+
+
+class Sums:
+    """Exact sums of labelled points, added up chunk by chunk.
+
+    Args:
+        assigner: Who adds.
+        points: Whose weights count.
+        n_clusters: Number of clusters, k.
+        centroids: Given, spread and loss are added up as well, see `Partial`.
+    """
+
+    def __init__(
+        self, assigner: Assigner, points: Points, n_clusters: int, centroids: Centroids | None = None
+    ) -> None:
+        self.assigner, self.points, self.centroids = assigner, points, centroids
+        self.sums = np.zeros((n_clusters, points.rows.shape[1]), np.int64)
+        self.counts = np.zeros(n_clusters, np.int64)
+        self.spread = self.loss = None
+        if centroids is not None:
+            self.spread, self.loss = np.zeros((2, n_clusters), np.int64)
+
+    def add(
+        self,
+        where: slice,
+        rows: Chunk,
+        labels: NDArray[np.int32],
+        seconds: NDArray[np.int32] | None = None,
+    ) -> None:
+        """Adds a chunk of the points; a label beyond the clusters is an error."""
+        weights = None if self.points.weights is None else self.points.weights[where]
+        sums, counts = self.assigner.cluster_sums(rows, labels, len(self.counts), weights)
+        self.sums += sums
+        self.counts += counts
+        if self.centroids is None or self.spread is None or self.loss is None or seconds is None:
+            return
+        nearest = self.assigner.squared_distances(rows, self.centroids, labels)
+        second = self.assigner.squared_distances(rows, self.centroids, seconds)
+        weight = np.int64(1) if weights is None else weights
+        for total, value in ((self.spread, nearest), (self.loss, np.minimum(second, _FAR) - nearest)):
+            np.add.at(total, labels, (value * SPREAD_UNIT).astype(np.int64) * weight)
+
+    def partials(self, sizes: Sequence[int]) -> list[Partial]:
+        """What was added up, in slices of so many clusters."""
+        edges = np.cumsum(sizes)[:-1]
+        columns = [
+            np.split(column, edges) if column is not None else [None] * len(sizes)
+            for column in (self.sums, self.counts, self.spread, self.loss)
+        ]
+        return [Partial(*part) for part in zip(*columns, strict=True)]
+
+
+def assigned(
+    points: Points,
+    assigner: Assigner,
+    slices: Sequence[NDArray[np.float32]],
+    candidates: Candidates | Lists | None,
+    start: NDArray[np.int32] | None,
+    last: NDArray[np.int32] | None,
+    *,
+    swaps: bool,
+) -> tuple[Labels, list[Partial]]:
+    """Labels of all points, and their sums in every cluster of each slice; reads the rows once.
+
+    Args:
+        points: The points.
+        assigner: How to look.
+        slices: The centroids.
+        candidates: Which of them a point looks at; None for all.
+        start: A centroid (n,) whose group names the candidates of a point, -1 to look at all; None:
+            all points look at all centroids.
+        last: Labels (n,) that are kept where they are nearer, -1 for none; ties go to the lower number.
+        swaps: Find the second nearest as well, and spread and loss.
+    """
+    centroids = Centroids(np.concatenate(slices))
+    sums = Sums(assigner, points, len(centroids.values), centroids if swaps else None)
+    labels = np.empty(len(points), np.int32)
+    others = np.empty(len(points), np.int32) if swaps else None
+    groups = None
+    # FAISS takes rows of this process alone
+    chunks = points.rows.chunks() if isinstance(candidates, Lists) else points.chunks(assigner)
+    for where, rows in chunks:
+        if isinstance(candidates, Candidates) and start is not None:
+            groups = np.where(start[where] < 0, np.int32(-1), candidates.groups[start[where]])
+        norms = points.norms(where)
+        found = assigner.nearest(rows, norms, centroids, candidates=candidates, groups=groups, seconds=swaps)
+        nearest = found.labels
+        if last is not None:
+            nearest = _nearer(assigner, rows, centroids, last[where], nearest)
+        labels[where] = nearest
+        if others is not None and found.seconds is not None:
+            others[where] = found.seconds
+        sums.add(where, rows, nearest, found.seconds)
+    return Labels(labels, others), sums.partials([len(part) for part in slices])
+
+
+def moved(own: Labels, dissolved: NDArray[np.bool_] | None) -> NDArray[np.int32]:
+    """Where points begin to look: at their centroid, or their second where that was dissolved, or nowhere."""
+    if dissolved is None or own.second is None:
+        return own.first
+    start = np.where(dissolved[own.first], own.second, own.first)
+    gone = (start < 0) | dissolved[start]
+    return np.where(gone, np.int32(-1), start)
+
+
+def _nearer(
+    assigner: Assigner,
+    rows: Chunk,
+    centroids: Centroids,
+    last: NDArray[np.int32],
+    found: NDArray[np.int32],
+) -> NDArray[np.int32]:
+    """Of two labels the nearer one, ties to the lower."""
+    new = assigner.squared_distances(rows, centroids, found)
+    known = assigner.squared_distances(rows, centroids, last)
+    keep = (known < new) | ((known == new) & (last < found))
+    return np.where(keep, last, found)

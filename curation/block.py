@@ -1,0 +1,412 @@
+"""A block of points and everything a fit asks of it; the driver of a fit never sees the points.
+
+Each method returns something whose merge over blocks does not depend on how the points are spread:
+exact sums, counts, or short lists ordered by (value, key). A block may be replaced by a fresh one at
+any time: what it computes follows from its arguments, the labels of its own points among them, save
+two states that are announced, the view (`select`) and greedy seeding (`Seeding`), whose absence raises
+`WorkerRestartedError`. What a stage of a fit does to points stands in that stage's module.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation import chance, division, exact, resampling, sketch
+from curation.assign import Assigner, Centroids
+from curation.assignment import Sums, assigned, moved
+from curation.candidates import Candidates, Lists
+from curation.division import Seeds, Share
+from curation.errors import WorkerRestartedError
+from curation.points import EVERYTHING, SHORT, About, Directions, Labels, Partial, Points
+from curation.resampling import Strategy
+from curation.rows import ResidentRows, Rows, StoredRows
+from curation.seeding import Seeding
+from curation.swaps import halves, pivots
+
+Writer = Callable[[NDArray[np.int64], NDArray[np.float64]], Any]
+
+_NO = np.empty(0, np.int64)
+
+
+class PointBlock:
+    """Points (n, d) on the grid with their keys.
+
+    Args:
+        rows: Points (n, d), float32 multiples of 2^-24 with norms up to 65/64; not copied.
+        keys: Keys (n, 2), uint64, all different.
+        assigner: How to look for nearest centroids.
+        weights: Whole-numbered weights (n,), int64, of sum at most 2^36; None: all one.
+    """
+
+    def __init__(
+        self,
+        rows: Rows | NDArray[np.float32],
+        keys: NDArray[np.uint64],
+        assigner: Assigner | None = None,
+        weights: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.assigner = assigner or Assigner()
+        stored = rows if isinstance(rows, Rows) else ResidentRows(rows)
+        squares = np.empty(len(keys))
+        for where, part in stored.chunks():
+            squares[where] = exact.squared_norms(part)
+        self.everything = Points(stored, keys, squares, weights)
+        self._scratch = (
+            tempfile.TemporaryDirectory(prefix="sketch-", dir=stored.path.parent)
+            if isinstance(stored, StoredRows)
+            else None
+        )
+        self._view: tuple[str, Points] = (EVERYTHING, self.everything)
+        self._seeding: Seeding | None = None
+
+    def _points(self, view: str, directions: Directions | None = None) -> Points:
+        """The points of a view, or their sketch."""
+        name, points = (EVERYTHING, self.everything) if view == EVERYTHING else self._view
+        if name != view:
+            raise WorkerRestartedError(f"this block has not selected the view {view!r}")
+        scratch = Path(self._scratch.name) if self._scratch else None
+        return points.sketched(directions, self.assigner, scratch)
+
+    # --- what the block holds ---------------------------------------------------------------
+
+    def count(self) -> int:
+        """Number of points."""
+        return len(self.everything)
+
+    def dimensions(self) -> int:
+        """Columns of the points."""
+        return self.everything.rows.shape[1]
+
+    def describe(self) -> About:
+        """What `check_points` wants to know; reads the rows once."""
+        points = self.everything
+        sums = np.zeros(points.rows.shape[1], np.int64)
+        for where, rows in points.rows.chunks():
+            weights = None if points.weights is None else points.weights[where]
+            sums += exact.cluster_sums(rows, np.zeros(len(rows), np.int32), 1, weights)[0][0]
+        short = (points.squares > 0) & (points.squares < SHORT**2)
+        weight = len(points) if points.weights is None else int(points.weights.sum())
+        return About(len(points), weight, points.total(points.squares), sums, int(short.sum()))
+
+    def rows_of(
+        self, keys: NDArray[np.uint64], directions: Directions | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Positions in `keys` (m, 2) of the points that this block holds, and their (sketched) rows."""
+        position, row = self._located(keys)
+        rows = self.everything.rows.take(row)
+        return position, rows if directions is None else sketch.project(rows, directions)
+
+    def _located(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions in `keys` (m, 2) of the points that this block holds, and their rows."""
+        points = self.everything
+        sorted_words = points.keys[points.by_key, 0]
+        low = np.searchsorted(sorted_words, keys[:, 0], side="left")
+        span = np.searchsorted(sorted_words, keys[:, 0], side="right") - low
+        position = np.repeat(np.arange(len(keys)), span)
+        row = points.by_key[np.repeat(low, span) + chance.rank_in_group(position)]
+        same = points.keys[row, 1] == keys[position, 1]
+        return position[same], row[same]
+
+    def sample(self, salt: int, count: int) -> tuple[NDArray[np.float64], NDArray[np.uint64]]:
+        """Values and keys of a uniform draw of `count` points."""
+        draws = self.everything.draws(salt)
+        index = chance.smallest(draws, self.everything.keys, count)
+        index = index[np.isfinite(draws[index])]
+        return draws[index], self.everything.keys[index]
+
+    def square_total(self, view: str) -> int:
+        """Weighted sum of the squared norms of a view, in units of 2^-48."""
+        points = self._points(view)
+        return points.total(points.squares)
+
+    # --- views ------------------------------------------------------------------------------
+
+    def select(
+        self, own: Labels, view: str, strategy: Strategy, salt: int, n_slices: int, *slices: Any
+    ) -> int:
+        """Enters the view of a resampling step: of each cluster, the points up to a limit.
+
+        Args:
+            own: Labels of the block's points.
+            view: Name of the view.
+            strategy: See `curation.resampling.preference`.
+            salt: Salt of the random strategy.
+            n_slices: Number of centroid slices.
+            slices: The centroid slices, then for each a (value, first word, second word) limit a cluster.
+
+        Returns:
+            Number of this block's points in the view.
+        """
+        if self._view[0] != view:
+            points, (centroids, limits) = self.everything, (slices[:n_slices], slices[n_slices:])
+            values = resampling.preference(points, own.first, strategy, salt, self.assigner, centroids)
+            self._view = (view, points.select(resampling.within(points, own.first, values, limits)))
+        return len(self._view[1])
+
+    def leaders(
+        self, own: Labels, strategy: Strategy, salt: int, limit: int, *slices: NDArray[np.float32]
+    ) -> Any:
+        """`curation.resampling.leaders` for each slice; bare if there is one."""
+        points = self.everything
+        values = resampling.preference(points, own.first, strategy, salt, self.assigner, slices)
+        sizes = [len(part) for part in slices]
+        parts = resampling.leaders(points, own.first, values, limit, sizes)
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    # --- greedy seeding ---------------------------------------------------------------------
+
+    def start_seeding(self, view: str, *slices: NDArray[np.float32]) -> int:
+        """Begins (or takes up, from the seeds found so far) a seeding over a view; returns its points."""
+        points = self._points(view)
+        everything = [rows for _, rows in points.rows.chunks()]
+        rows = everything[0] if len(everything) == 1 else np.concatenate([*everything, points.rows.take(_NO)])
+        distances = None
+        if slices:
+            centroids = Centroids(np.concatenate(slices))
+            labels = self.assigner.nearest(rows, np.sqrt(points.squares), centroids).labels
+            distances = exact.squared_distances(rows, centroids.values, None, labels)
+        self._seeding = Seeding(
+            rows, points.keys, points.squares, distances, self.assigner.matmul, points.weights
+        )
+        return len(rows)
+
+    def propose(self, step: int, salt: int, count: int, chosen: int | None) -> Any:
+        """`Seeding.propose`; the block must have begun a seeding."""
+        return self._seeder().propose(step, salt, count, chosen)
+
+    def gains(self, step: int, picks: list[tuple[int, int]], *proposed: NDArray[np.float32]) -> list[int]:
+        """`Seeding.gains`; the block must have begun a seeding."""
+        return self._seeder().gains(step, picks, *proposed)
+
+    def end_seeding(self) -> None:
+        """Frees what seeding held."""
+        self._seeding = None
+
+    def _seeder(self) -> Seeding:
+        if self._seeding is None:
+            raise WorkerRestartedError("this block has no seeding under way")
+        return self._seeding
+
+    # --- batched seeding --------------------------------------------------------------------
+
+    def offer(
+        self, own: tuple[Labels, NDArray[np.float64]] | None, view: str, salt: int, count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.float64]]:
+        """The `count` smallest U / D of a view, D the squared distance to the nearest seed so far.
+
+        Args:
+            own: What `attract` returned last; None before the first seeds, for a uniform draw.
+            view: The points to draw from.
+            salt: Salt of the draw.
+            count: Points wanted.
+
+        Returns:
+            Values (m,), keys (m, 2) and D (m,); points of no weight are not offered.
+        """
+        points = self._points(view)
+        values = points.draws(salt)
+        distances = np.ones(len(points)) if own is None else own[1]
+        with np.errstate(divide="ignore"):
+            values = values / distances
+        index = chance.smallest(values, points.keys, count)
+        index = index[np.isfinite(values[index])]
+        return values[index], points.keys[index], distances[index]
+
+    def attract(
+        self,
+        own: tuple[Labels, NDArray[np.float64]] | None,
+        view: str,
+        directions: Directions | None,
+        offset: int,
+        seeds: NDArray[np.float32],
+    ) -> tuple[Labels, NDArray[np.float64]]:
+        """Lets new seeds (m, s), numbered from `offset`, attract the points that they are nearest to."""
+        points = self._points(view, directions)
+        labels = np.full(len(points), -1, np.int32) if own is None else own[0].first.copy()
+        distances = np.full(len(points), np.inf) if own is None else own[1].copy()
+        centroids = Centroids(seeds)
+        for where, rows in points.chunks(self.assigner):
+            found = self.assigner.nearest(rows, np.sqrt(points.squares[where]), centroids).labels
+            squared = self.assigner.squared_distances(rows, centroids, found)
+            closer = squared < distances[where]
+            labels[where][closer] = found[closer] + np.int32(offset)
+            distances[where][closer] = squared[closer]
+        return Labels(labels), distances
+
+    def attracted(self, own: tuple[Labels, NDArray[np.float64]]) -> Labels:
+        """The labels that seeding ends with."""
+        return own[0]
+
+    # --- splitting --------------------------------------------------------------------------
+
+    def begin_division(self, own: Labels) -> Share:
+        """The block's points, labelled with their coarse clusters, before these are divided."""
+        return division.begun(own.first)
+
+    def offer_within(
+        self, own: Share, view: str, salt: int, counts: NDArray[np.int64], edges: Sequence[int]
+    ) -> Any:
+        """`curation.division.offers`: an offer for each slice, bare if there is one."""
+        parts = division.offers(self._points(view), own, salt, counts, edges)
+        return parts[0] if len(parts) == 1 else parts
+
+    def attract_within(self, own: Share, view: str, n_cells: int, leaves: int, *seeds: Seeds) -> Share:
+        """`curation.division.attracted` by the seeds of all slices."""
+        together: Seeds = (np.concatenate([s for s, _ in seeds]), np.concatenate([b for _, b in seeds]))
+        return division.attracted(self._points(view), self.assigner, own, n_cells, leaves, together)
+
+    def divided(self, own: Share) -> Labels:
+        """The leaves that seeding ends with."""
+        return Labels(own.leaves)
+
+    # --- assignment -------------------------------------------------------------------------
+
+    def reduce(self, own: Labels, view: str, directions: Directions | None, sizes: Sequence[int]) -> Any:
+        """Exact sums and counts of labelled points: a `Partial` for each slice of `sizes`, bare if one."""
+        points = self._points(view, directions)
+        sums = Sums(self.assigner, points, sum(sizes))
+        for where, rows in points.chunks(self.assigner):
+            sums.add(where, rows, own.first[where])
+        parts = sums.partials(sizes)
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    def assign(
+        self,
+        own: Labels | None,
+        view: str,
+        directions: Directions | None,
+        candidates: Candidates | Lists | None,
+        dissolved: NDArray[np.bool_] | None,
+        swaps: bool,
+        *slices: NDArray[np.float32],
+    ) -> Any:
+        """Assigns a view to its nearest centroids, and adds the points up.
+
+        Args:
+            own: The last labels; None, or no candidates, for a scan of all centroids.
+            view: The points.
+            directions: Assign the sketch along these, of points and centroids alike.
+            candidates: Which centroids the points of a group look at; `Lists`: a near one of all, or the
+                last one where that is nearer.
+            dissolved: Clusters (k,) that were moved elsewhere: their points start from their second.
+            swaps: Find the second nearest as well, and what `Partial` says of spread and loss.
+            slices: The centroids.
+
+        Returns:
+            The new labels, then a `Partial` for each slice.
+        """
+        points = self._points(view, directions)
+        start = last = None
+        if own is not None and isinstance(candidates, Candidates):
+            start = moved(own, dissolved)
+        elif own is not None and isinstance(candidates, Lists):
+            last = own.first
+        labels, parts = assigned(points, self.assigner, slices, candidates, start, last, swaps=swaps)
+        return labels, *parts
+
+    def hint(
+        self,
+        own: Labels | None,
+        view: str,
+        directions: Directions,
+        candidates: Candidates,
+        n_slices: int,
+        *slices: NDArray[np.float32],
+    ) -> Any:
+        """Assigns a view by way of its sketch: each point to the best near the sketch's best, or as it is.
+
+        Args:
+            own: The last labels, which are kept where no better centroid is found; None if there are none.
+            view: The points.
+            directions: The directions of the sketch.
+            candidates: Which centroids the points of a group look at.
+            n_slices: Number of slices.
+            slices: The sketched centroids, then the centroids.
+
+        Returns:
+            As `assign`.
+        """
+        flat = Centroids(np.concatenate(slices[:n_slices]))
+        sketched = self._points(view, directions)
+        start = np.empty(len(sketched), np.int32)
+        for where, rows in sketched.chunks(self.assigner):
+            start[where] = self.assigner.nearest(rows, sketched.norms(where), flat).labels
+        points, last = self._points(view), None if own is None else own.first
+        centroids = slices[n_slices:]
+        labels, parts = assigned(points, self.assigner, centroids, candidates, start, last, swaps=False)
+        return labels, *parts
+
+    # --- swaps ------------------------------------------------------------------------------
+
+    def pivots(
+        self, own: Labels, view: str, salt: int, chosen: NDArray[np.int64], *slices: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint64], NDArray[np.float32]]:
+        """A far point of each chosen cluster: the smallest U / D, D the distance to the centroid.
+
+        Returns:
+            Positions in `chosen` (m,), values (m,), keys (m, 2) and rows (m, d) of those that have one.
+        """
+        return pivots(self._points(view), self.assigner, own.first, salt, chosen, slices)
+
+    def halves(
+        self,
+        own: Labels,
+        view: str,
+        n_clusters: int,
+        chosen: NDArray[np.int64],
+        first: NDArray[np.float32],
+        second: NDArray[np.float32],
+    ) -> Partial:
+        """Divides each chosen cluster between two centres: sums and counts (2 q,) of their points."""
+        points = self._points(view)
+        return halves(points, self.assigner, own.first, n_clusters, chosen, first, second)
+
+    # --- what comes out ---------------------------------------------------------------------
+
+    def tally(
+        self, own: Labels, *slices: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Points (k,) of this block in each cluster, their weights (k,), and the inertia (units of 2^-48)."""
+        centroids = Centroids(np.concatenate(slices))
+        points = self.everything
+        counts = np.bincount(own.first, minlength=len(centroids.values))
+        weights = counts
+        if points.weights is not None:
+            weights = np.zeros(len(centroids.values), np.int64)
+            np.add.at(weights, own.first, points.weights)
+        return counts, weights, points.total(points.distances(self.assigner, own.first, centroids))
+
+    def hits(self, own: Labels, keys: NDArray[np.uint64], *slices: NDArray[np.float32]) -> int:
+        """How many of the points with these keys (m, 2) no centroid is nearer to than the one they have."""
+        _, index = self._located(keys)
+        centroids, rows = Centroids(np.concatenate(slices)), self.everything.rows.take(index)
+        norms = np.sqrt(self.everything.squares[index])
+        best = self.assigner.nearest(rows, norms, centroids).labels
+        nearest = self.assigner.squared_distances(rows, centroids, best)
+        return int((self.assigner.squared_distances(rows, centroids, own.first[index]) == nearest).sum())
+
+    def labels(self, own: Labels, renumbered: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Cluster of every point, numbered by `renumbered` (k,)."""
+        return renumbered[own.first]
+
+    def save(
+        self, own: Labels, writer: Writer, renumbered: NDArray[np.int64], *slices: NDArray[np.float32]
+    ) -> Any:
+        """Hands every point's cluster and exact squared distance to a writer; returns what it returns.
+
+        Args:
+            own: Labels before renumbering.
+            writer: Takes clusters (n,) and distances (n,).
+            renumbered: New number of each cluster.
+            slices: The centroids by their new numbers.
+        """
+        clusters = renumbered[own.first]
+        centroids = Centroids(np.concatenate(slices))
+        distances = self.everything.distances(self.assigner, clusters.astype(np.int32), centroids)
+        return writer(clusters, distances)

@@ -1,0 +1,128 @@
+"""What a hierarchy is to be: its levels, and how each is grown."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from curation.descent import Algorithm, Distance, Init, Plan
+from curation.errors import CurationError
+from curation.resampling import Strategy
+
+_PASSING = 1e-3  # least relative gain of an iteration while resampling goes on
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to grow.
+
+    Attributes:
+        n_clusters: Clusters a level, from the leaves up, decreasing.
+        resample_steps: Resampling steps a level.
+        resample_points: Points taken of each cluster, an entry a level, 0 or 1 for no resampling;
+            "auto": none at level 1 and where a level is split, half the mean cluster size (rounded half
+            up) elsewhere.
+        resample_strategy: Which points: "closest" to the centroid, or "random".
+        max_iter: Most iterations of a k-means.
+        tol: Least relative gain of an iteration; 0 goes on until nothing moves.
+        distance: "euclidean", or "cosine" for spherical k-means at every level.
+        random_state: Seed of every hashed draw.
+        algorithm: "auto" for the fast recipe of `curation.fit`, "lloyd" for full scans, "ivf" for
+            approximate ones by FAISS where there are very many clusters.
+        init: "auto" for D^2 sampling in batches, "k-means++" for greedy k-means++.
+        split: Clusters that each of a level's coarse clusters is divided into (`curation.splitting`), an
+            entry a level, 1 for no splitting; a level of n clusters then has n / split coarse ones.
+    """
+
+    n_clusters: Sequence[int]
+    resample_steps: int = 0
+    resample_points: Sequence[int] | Literal["auto"] = "auto"
+    resample_strategy: Strategy = "closest"
+    max_iter: int = 50
+    tol: float = 1e-4
+    distance: Distance = "euclidean"
+    random_state: int = 0
+    algorithm: Algorithm = "auto"
+    init: Init = "auto"
+    split: Sequence[int] | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """How each k-means is fitted."""
+        return Plan(self.max_iter, self.tol, self.distance, self.algorithm, self.init)
+
+    @property
+    def passing(self) -> Plan:
+        """How those are fitted that only choose the points of the next resampling step: less finely."""
+        tol = self.tol if self.algorithm == "lloyd" else max(self.tol, _PASSING)
+        return replace(self.plan, tol=tol)
+
+    def __post_init__(self) -> None:
+        k = list(self.n_clusters)
+        if not k or min(k) < 1 or any(low <= high for low, high in itertools.pairwise(k)):
+            raise CurationError(
+                f"n_clusters is {k}; give at least one number, each level fewer than the one below"
+            )
+        if any(int(count) != count for count in k):
+            raise CurationError(f"n_clusters is {k}; give whole numbers")
+        _ = self.plan  # refuses what cannot be one
+        if self.resample_strategy not in get_args(Strategy):
+            there = ", ".join(get_args(Strategy))
+            raise CurationError(
+                f"there is no resampling strategy {self.resample_strategy!r}; there are {there}"
+            )
+        if self.resample_points != "auto" and any(points < 0 for points in self.resample_points):
+            raise CurationError(f"resample points {list(self.resample_points)} has a negative entry")
+        if self.resample_points != "auto" and len(self.resample_points) != len(k):
+            raise CurationError(
+                f"resample points {list(self.resample_points)} has {len(self.resample_points)} entries "
+                f"for {len(k)} levels; give one a level, 0 for none"
+            )
+        self._check_split()
+
+    def _check_split(self) -> None:
+        if self.split is None:
+            return
+        split, k = list(self.split), list(self.n_clusters)
+        if len(split) != len(k):
+            raise CurationError(
+                f"split {split} has {len(split)} entries for {len(k)} levels; give one a level, 1 for none"
+            )
+        for level, (leaves, count) in enumerate(zip(split, k, strict=True), start=1):
+            if leaves < 1 or count % leaves:
+                raise CurationError(
+                    f"level {level} has {count} clusters, which are not coarse clusters of {leaves} each; "
+                    "let its entry of split divide its number of clusters"
+                )
+            resampled = self.resample_points[level - 1] if self.resample_points != "auto" else 0
+            if leaves > 1 and self.resample_steps and resampled > 1:
+                raise CurationError(
+                    f"level {level} is to be split and resampled, of which a level can have one; set its "
+                    "entry of split to 1, or that of the resample points to 0"
+                )
+
+    def split_of(self, level: int) -> int:
+        """Clusters that each coarse cluster of a level is divided into; 1 where the level is not split."""
+        return 1 if self.split is None else self.split[level - 1]
+
+    def points_of(self, level: int, n_inputs: int) -> int:
+        """Points that a resampling step takes of each cluster of a level; 0 for no resampling."""
+        if self.resample_steps == 0 or self.split_of(level) > 1:
+            return 0
+        if self.resample_points != "auto":
+            points = self.resample_points[level - 1]
+        elif level == 1:
+            points = 0
+        else:
+            points = int(n_inputs / self.n_clusters[level - 1] / 2 + 0.5)
+        return points if points > 1 else 0
+
+    def fits(self, n_points: int) -> int:
+        """k-means fits that growing takes, for a progress bar."""
+        inputs = [n_points, *self.n_clusters]
+        return sum(
+            1 + self.resample_steps * (self.points_of(level, n) > 0) + (self.split_of(level) > 1)
+            for level, n in zip(range(1, len(self.n_clusters) + 1), inputs, strict=False)
+        )
