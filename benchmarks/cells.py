@@ -30,19 +30,15 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
+from pipelines.blas import CORETYPE, better, flags
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = (
     *("evenset", "numpy", "scipy", "numba", "torch", "scikit-learn"),
     *("faiss-cpu", "faiss-gpu", "superkmeans", "fastkmeans", "pt-kmeans"),
 )
-CORETYPE = "OPENBLAS_CORETYPE"
-
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-_KERNELS = {  # by what the CPU can do: the kernels of OpenBLAS that use it, best known first
-    "AVX512": ("SkylakeX", "Cooperlake", "SapphireRapids"),
-    "AVX2": ("Haswell", "Zen"),
-}
 _ERROR_LENGTH = 2000
 _LIMIT = 3 * 3600  # seconds a cell may take
 
@@ -204,22 +200,14 @@ def coretype(package: str) -> str:
     told = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    return better_kernel(*json.loads(told.stdout.splitlines()[-1]))
-
-
-def better_kernel(capability: str, chosen: Sequence[str]) -> str:
-    """The kernel to name where one of those chosen is older than what the CPU can do, or an empty text."""
-    best = _KERNELS.get(capability, ())
-    return best[0] if best and not set(chosen) <= set(best) else ""
+    found = better(json.loads(told.stdout.splitlines()[-1]), flags())
+    return found[1] if found else ""
 
 
 def probe(package: str) -> None:
-    """Prints what the CPU can do and the kernels of the OpenBLAS libraries that a module brings along."""
-    import torch
-
+    """Prints the kernels of the OpenBLAS libraries that a module brings along."""
     importlib.import_module(package)
-    chosen = [p["architecture"] for p in threadpool_info() if p["internal_api"] == "openblas"]
-    print(json.dumps([torch.backends.cpu.get_cpu_capability(), chosen]))
+    print(json.dumps([p["architecture"] for p in threadpool_info() if p["internal_api"] == "openblas"]))
 
 
 def environment(threads: int, package: str) -> dict[str, str]:

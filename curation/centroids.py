@@ -5,6 +5,7 @@ Pure functions of their arguments, so that a centroid worker may die and lose no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,17 +54,14 @@ def gather(low: int, high: int, *found: Found) -> NDArray[np.float32]:
 
 
 def update(
-    centroids: NDArray[np.float32] | None, unit_norm: bool, *partials: Partial
+    centroids: NDArray[np.float32] | None, unit_norm: bool, *partials: Partial | None
 ) -> tuple[NDArray[np.float32], News]:
     """Reduces the blocks' exact sums and moves each centroid of a slice to its mean, on the grid.
 
     A cluster without points keeps its centroid (zero where there was none), as does one whose mean has
     no direction (`unit_norm`).
     """
-    sums, counts = (_added([part[i] for part in partials]) for i in (0, 1))
-    spread, loss = (
-        None if partials[0][i] is None else _added([part[i] for part in partials]) for i in (2, 3)
-    )
+    sums, counts, spread, loss = _added(partials)
     moved = exact.mean_on_grid(sums, counts, unit_norm=unit_norm)
     before = np.zeros_like(moved) if centroids is None else centroids
     stays = (counts == 0) | (unit_norm & ~sums.any(axis=1))
@@ -72,11 +70,17 @@ def update(
     return moved, News(not np.array_equal(moved, before), terms, counts, spread, loss)
 
 
-def _added(parts: list[Any]) -> NDArray[np.int64]:
+def _added(partials: Sequence[Partial | None]) -> Partial:
+    """The sum of what blocks have; None where another one has it already (`curation.collective`)."""
+    here = [part for part in partials if part is not None]
+    columns = zip(*here, strict=True)
+    return Partial(*(None if column[0] is None else _sum(column) for column in columns))  # type: ignore[arg-type]
+
+
+def _sum(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """A sum of equal arrays, made in place of the first copy."""
     if len(parts) == 1:
-        only: NDArray[np.int64] = parts[0]
-        return only
+        return parts[0]
     total: NDArray[np.int64] = parts[0] + parts[1]
     for part in parts[2:]:
         total += part
@@ -154,14 +158,14 @@ def pivot(
 
 
 def halve(
-    unit_norm: bool, *partials: Partial
+    unit_norm: bool, *partials: Partial | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
     """Means of the two halves of every divided cluster, and by how much dividing it lowers the objective.
 
     Returns:
         First and second means (q, d), and gains (q,) = n1 n2 / (n1 + n2) |m1 - m2|^2, 0 for an empty half.
     """
-    sums, counts = (_added([part[i] for part in partials]) for i in (0, 1))
+    sums, counts, _, _ = _added(partials)
     means = exact.mean_on_grid(sums, counts, unit_norm=unit_norm)
     first, second = means[0::2], means[1::2]
     n1, n2 = counts[0::2].astype(np.float64), counts[1::2].astype(np.float64)

@@ -11,7 +11,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import ray
@@ -28,14 +28,29 @@ from curation.rows import Rows, StoredRows
 from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers, slice_edges
 
 if TYPE_CHECKING:
+    from curation.collective import Backend, Group
     from curation.hierarchy import Grown
 
+Reduce = Literal["auto", "store", "collective"]
 Reader = Callable[[], tuple[Rows | NDArray[np.float32], NDArray[np.uint64]]]
 
 _RESTARTS = 100  # of one actor over a fit
 _RETRIES = 8  # of one call: a call that always kills its actor ends
 _PATIENCE = 5.0  # seconds for a shard to clear away its file
+_SUMMED = frozenset({"assign", "hint", "reduce", "halves"})  # methods that return `Partial`s
 _ALONE = 1_000_000  # centroids of a level below that one actor takes and clusters by itself
+
+
+class Ticket(NamedTuple):
+    """Names a reduction.
+
+    Attributes:
+        group: Number of the group, which is a new one after a shard was lost.
+        call: Number of the call in that group, from 0.
+    """
+
+    group: int
+    call: int
 
 
 class PointShard:
@@ -44,10 +59,39 @@ class PointShard:
     def __init__(self, reader: Sequence[Handle], assigner: Assigner) -> None:
         rows, keys = ray.get(reader[0])()
         self.block = KeptBlock(rows, keys, assigner)
+        self.group: Group | None = None
 
     def call(self, method: str, *args: Any) -> Any:
         """Calls a method of the block."""
         return getattr(self.block, method)(*args)
+
+    def call_together(self, ticket: Ticket, method: str, *args: Any) -> Any:
+        """Calls a method of the block and adds up its sums with those of the other shards."""
+        if self.group is None:
+            raise WorkerRestartedError("this shard is in no group")
+        return self.group.reduced(ticket, self.call(method, *args))
+
+    def listen(self) -> tuple[str, int]:
+        """Leaves its group, and is where the next one meets: the address."""
+        from curation.collective import listen  # torch takes a while
+
+        self.leave()
+        self.meeting = listen(ray.util.get_node_ip_address())
+        return self.meeting.host, self.meeting.port
+
+    def join(self, number: int, rank: int, size: int, backend: Backend, address: tuple[str, int]) -> None:
+        """Joins a group; all shards do at a time."""
+        from curation.collective import Group
+
+        self.leave()
+        store = self.meeting if rank == 0 else None
+        self.group = Group(number, rank, size, backend, address, store)
+
+    def leave(self) -> None:
+        """Leaves its group, if it is in one."""
+        if self.group is not None:
+            self.group.leave()
+            self.group = None
 
     def discard(self) -> None:
         """Deletes the file of its rows, if that is where they are; no call may follow."""
@@ -98,6 +142,11 @@ class RayWorkers(Workers):
         assigner: How the point shards look for nearest centroids.
         alone: Centroids of a level below that one actor takes, and then clusters by itself.
         gpus: GPUs of a point shard, or a share of one; None: those that there are, shared out equally.
+        reduce: How point shards add up their sums: "store" by way of the object store, "collective"
+            among themselves (`curation.collective`), "auto" so where each has a GPU.
+
+    Attributes:
+        group: How often the point shards have met to do so.
     """
 
     def __init__(
@@ -107,9 +156,14 @@ class RayWorkers(Workers):
         assigner: Assigner | None = None,
         alone: int = _ALONE,
         gpus: float | None = None,
+        reduce: Reduce = "auto",
     ) -> None:
         self.assigner = assigner or Assigner()
         self.gpus = gpus
+        self.reduce = reduce
+        self._backend: Backend | None = None
+        self._next: Ticket | None = None
+        self.group = 0
         self.n_slices = n_slices
         self.alone = alone
         self._above = False
@@ -129,6 +183,8 @@ class RayWorkers(Workers):
         )
         gpus = equal if self.gpus is None else self.gpus
         assigner = replace(self.assigner, device="auto") if gpus else self.assigner
+        if len(readers) > 1 and (self.reduce == "collective" or (self.reduce == "auto" and gpus >= 1)):
+            self._backend = "nccl" if gpus >= 1 else "gloo"
         return [
             _PointActor.options(num_cpus=share, num_gpus=gpus).remote([reader], assigner)
             for reader in self._readers
@@ -141,10 +197,35 @@ class RayWorkers(Workers):
         # an argument that is the same for all is put into the store once, not once a shard
         shared = [ray.put(a) if isinstance(a, np.ndarray) and a.nbytes > 100_000 else a for a in args]
         mine: Sequence[Any] = [()] * len(self.point_shards) if own is None else [(handle,) for handle in own]
+        summed = self._backend is not None and method in _SUMMED
+        told = (self._ticket(), method) if summed else (method,)
+        calls = [shard.call_together if summed else shard.call for shard in self.point_shards]
         return [
-            shard.call.options(num_returns=returns).remote(method, *first, *shared)
-            for shard, first in zip(self.point_shards, mine, strict=True)
+            call.options(num_returns=returns).remote(*told, *first, *shared)
+            for call, first in zip(calls, mine, strict=True)
         ]
+
+    def _ticket(self) -> Ticket:
+        """Of the next reduction, for which all shards join a group if they are in none."""
+        if self._next is None:
+            self.group += 1
+            size = len(self.point_shards)
+            address = self.get([self.point_shards[0].listen.remote()])[0]
+            self.get(
+                [
+                    shard.join.remote(self.group, rank, size, self._backend, address)
+                    for rank, shard in enumerate(self.point_shards)
+                ]
+            )
+            self._next = Ticket(self.group, 0)
+        ticket = self._next
+        self._next = Ticket(ticket.group, ticket.call + 1)
+        return ticket
+
+    def recover(self) -> None:
+        """See `Workers.recover`; the shards meet anew."""
+        self._next = None
+        super().recover()
 
     def nobody(self) -> list[None]:
         """See `Workers.nobody`."""
@@ -186,7 +267,7 @@ class RayWorkers(Workers):
         ray.wait(slices, num_returns=len(slices), fetch_local=False)
         shards = min(len(self.point_shards), -(-count // self.alone))
         self._discard()
-        upper = RayWorkers([], 0, self.assigner, self.alone, self.gpus)
+        upper = RayWorkers([], 0, self.assigner, self.alone, self.gpus, self.reduce)
         upper._above = True
         upper.centroid_shards, self.centroid_shards = self.centroid_shards, []
         upper.n_slices = self.n_slices

@@ -119,13 +119,17 @@ class Workers(ABC):
         for _ in range(_ATTEMPTS):
             try:
                 if lost is not None:
-                    if self._entered:
-                        self._select()
+                    self.recover()
                     restore()
                 return action()
             except WorkerRestartedError as error:
                 lost = error
         raise CurationError(f"workers were lost {_ATTEMPTS} times during one step; the last time: {lost}")
+
+    def recover(self) -> None:
+        """Puts right what a lost worker has left: its view, for one."""
+        if self._entered:
+            self._select()
 
     def tick(self, phase: str, done: int, total: int) -> None:
         """Tells the monitor how far a phase has come."""

@@ -21,6 +21,7 @@ from curation.assign import Assigner, Centroids
 from curation.candidates import Candidates
 from curation.cost import CANDIDATES, SKETCH, Rates
 from curation.kernels.threads import each
+from pipelines import blas
 
 SECONDS = 2.0
 """Of `evenset plan`."""
@@ -34,10 +35,6 @@ _GROUPS = 32
 _GATHERED = 64_000_000  # bytes of rows from which groups are gathered, at most
 _COPIED = 64_000_000  # bytes: more than the caches hold
 _FILE = 32_000_000  # bytes
-_NEWER = {  # what a CPU can do, and the kernels of OpenBLAS that use it
-    "AVX-512": ("SkylakeX", "Cooperlake", "SapphireRapids"),
-    "AVX2": ("Haswell", "Zen", "SkylakeX", "Cooperlake", "SapphireRapids"),
-}
 
 
 def measure(n_points: int, dimensions: int, n_clusters: int, threads: int, seconds: float = SECONDS) -> Rates:
@@ -109,44 +106,29 @@ class Machine:
         cpus: That this process may use.
         memory: Bytes, of the machine or of the limit of its control group.
         flags: What the CPU can do, as in /proc/cpuinfo.
-        blas: Kernels of NumPy's BLAS, which does the products: (library, architecture).
+        kernels: Kernels of NumPy's OpenBLAS, which does the products.
     """
 
     cpu: str
     cpus: int
     memory: int
     flags: frozenset[str]
-    blas: tuple[tuple[str, str], ...]
+    kernels: tuple[str, ...]
 
 
 def machine() -> Machine:
     """This machine."""
     told = Path("/proc/cpuinfo")
-    lines = [line.partition(":") for line in told.read_text().splitlines()] if told.exists() else []
-    about = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    blas = {
-        (library["internal_api"], library.get("architecture") or "")
+    lines = told.read_text().splitlines() if told.exists() else []
+    name = next((li.partition(":")[2].strip() for li in lines if li.startswith("model name")), "a CPU")
+    kernels = {
+        library.get("architecture") or ""
         for library in threadpool_info()
         # others, such as faiss's own, may be loaded beside it
-        if library["user_api"] == "blas" and "numpy" in library["filepath"]
+        if library["internal_api"] == "openblas" and "numpy" in library["filepath"]
     }
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    flags = frozenset(about.get("flags", "").split())
-    return Machine(about.get("model name", "a CPU"), cpus, _memory_here(), flags, tuple(sorted(blas)))
-
-
-def old_kernels(blas: tuple[tuple[str, str], ...], flags: frozenset[str]) -> str | None:
-    """What to say where OpenBLAS uses a kernel that is older than the CPU, else None."""
-    can = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else None
-    if can is None:
-        return None
-    old = [kernel for library, kernel in blas if library == "openblas" and kernel not in _NEWER[can]]
-    if not old:
-        return None
-    return (
-        f"the CPU has {can}, but OpenBLAS uses its kernel {', '.join(old)}, which is older and may take twice"
-        f" the time: set OPENBLAS_CORETYPE={_NEWER[can][0]} before the run"
-    )
+    return Machine(name, cpus, _memory_here(), blas.flags(), tuple(sorted(kernels)))
 
 
 def _memory_here() -> int:

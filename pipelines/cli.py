@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipelines import __version__
+from pipelines import __version__, blas
 
 app = typer.Typer(
     help="Turn a raw, long-tailed pool into a large, diverse and balanced training set.",
@@ -98,6 +98,7 @@ def show_plan(
     import json
     from dataclasses import asdict
 
+    blas.choose()
     from rich.console import Console
 
     from pipelines.configfile import load_config
@@ -133,12 +134,14 @@ def show_status(run: Annotated[str, typer.Argument(metavar="RUN", help="A run di
 @app.command("demo")
 def demo() -> None:
     """Curate real images and texts that are already on this machine, and name the reports."""
+    blas.choose()
     from pipelines.demo import demo as curate
 
     curate()
 
 
 def _run(context: typer.Context, config: str, overrides: list[str] | None, stage: str | None) -> None:
+    blas.choose()
     from pipelines.configfile import load_config
     from pipelines.run import run
 

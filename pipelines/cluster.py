@@ -144,7 +144,7 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     every = config.cluster.checkpoint
     checkpoint = Checkpoint(store, f"{UNFINISHED}/checkpoint", basis, every, progress.say) if every else None
     gpus = None if config.cluster.num_gpus == "auto" else config.cluster.num_gpus
-    workers = RayWorkers(readers, len(readers), gpus=gpus)
+    workers = RayWorkers(readers, len(readers), gpus=gpus, reduce=config.cluster.reduce)
     workers.monitor = _monitor(progress)
     try:
         check_points(workers, exponent)

@@ -108,6 +108,8 @@ class Cluster(Section):
     """point shards that share the work; no result depends on it"""
     num_gpus: Auto | Annotated[float, Field(ge=0)] = "auto"
     """GPUs that a point shard takes, or a share of one; auto: those of the cluster, shared out equally"""
+    reduce: Literal["auto", "store", "collective"] = "auto"
+    """how shards add up: by the object store, or collective (NCCL, gloo); auto: so where each has a GPU"""
     memory: Auto | Annotated[ByteSize, Field(gt=0)] = "auto"
     """bytes (or 1GiB) of points a shard holds, the rest is streamed; auto: half the memory for all"""
     checkpoint: Annotated[float, Field(ge=0)] = 60.0

@@ -18,7 +18,8 @@ from curation.recipe import Recipe
 from curation.rows import Footing
 from modalities.base import ModalityError
 from modalities.sources.embeddings import EmbeddingsSource
-from pipelines.calibration import Machine, disk_rates, existing, machine, measure, old_kernels
+from pipelines import blas
+from pipelines.calibration import Machine, disk_rates, existing, machine, measure
 from pipelines.cluster import recipe_of
 from pipelines.config import Config
 from pipelines.errors import RequestError
@@ -132,7 +133,7 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
         fits = 1 + recipe.resample_steps * (recipe.points_of(number, inputs[number - 1]) > 0)
         found.levels.append(LevelPlan(number, inputs[number - 1], k, fits))
     found.machine = {"cpu": here.cpu, "cpus": here.cpus, "memory": here.memory}
-    found.machine["blas"] = [" ".join(library).strip() for library in here.blas]
+    found.machine["blas"] = [f"openblas {kernel}" for kernel in here.kernels]
     if d is None:
         found.notes.append(
             f"how long an embedding is cannot be told ({whose}), so nothing that hangs on it is estimated:"
@@ -272,7 +273,7 @@ def _warn_of_numbers(config: Config, found: Plan) -> None:
 
 def _warn_of_threads(found: Plan, here: Machine) -> None:
     """What slows arithmetic down without a word."""
-    if old := old_kernels(here.blas, here.flags):
+    if old := blas.warning(here.kernels, here.flags):
         found.warnings.append(old)
     for name in ONE_THREAD:
         asked = os.environ.get(name, "").split(",")[0]
@@ -305,8 +306,8 @@ def show(found: Plan, console: Console) -> None:
     if found.levels_reason:
         facts.add_row("levels", found.levels_reason)
     here = found.machine
-    blas = f" ({', '.join(here['blas'])})" if here["blas"] else ""
-    rates = [f"{here['cpu']}, {here['cpus']} CPUs{blas}"]
+    kernels = f" ({', '.join(here['blas'])})" if here["blas"] else ""
+    rates = [f"{here['cpu']}, {here['cpus']} CPUs{kernels}"]
     if "gemm" in here:
         rates += [f"{scaled(here['gemm'], 'flop/s')} float32", f"memory {scaled(here['copy'], 'B/s')}"]
     if "disk_write" in here:

@@ -232,7 +232,7 @@ class Runner:
             keys += ["seed"] if self._learns else []
         elif stage.name == "cluster":
             # how it runs changes no result, and splitting into ones neither
-            spared = {"cluster.shards", "cluster.num_gpus", "cluster.memory", "cluster.checkpoint"}
+            spared = {f"cluster.{key}" for key in ("shards", "num_gpus", "reduce", "memory", "checkpoint")}
             if all(part == 1 for part in values["cluster.split"] or []):
                 spared.add("cluster.split")
             keys = [*(key for key in values if key.startswith("cluster.") and key not in spared), "seed"]

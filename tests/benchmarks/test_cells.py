@@ -6,7 +6,7 @@ import json
 import pytest
 
 from benchmarks import cells
-from benchmarks.cells import CORETYPE, Cell, better_kernel
+from benchmarks.cells import CORETYPE, Cell
 
 MACHINE = {"packages": {"numpy": "2"}, "cpu": "one", "cores": 2, "python": "3.11", "blas": ["numpy: x1"]}
 CELLS = [Cell({"method": method, "threads": 1, "seed": seed}) for seed in (0, 1) for method in ("ours", "x")]
@@ -76,22 +76,6 @@ def test_a_report_runs_nothing(asked, measured):
     assert cells.run(asked, CELLS) == 0
     assert not measured[0]
     assert not asked.results.exists()
-
-
-@pytest.mark.parametrize(
-    ("capability", "chosen", "kernel"),
-    [
-        ("AVX512", ["SkylakeX", "Prescott"], "SkylakeX"),
-        ("AVX512", ["SkylakeX", "Zen"], "SkylakeX"),
-        ("AVX512", ["Cooperlake"], ""),
-        ("AVX2", ["Prescott"], "Haswell"),
-        ("AVX2", ["Zen", "Haswell"], ""),
-        ("AVX512", [], ""),
-        ("SVE256", ["neoversev1"], ""),
-    ],
-)
-def test_an_old_kernel_is_replaced(capability, chosen, kernel):
-    assert better_kernel(capability, chosen) == kernel
 
 
 def test_threads_and_kernel_are_set_before_anything_is_imported(monkeypatch):

@@ -58,6 +58,7 @@ def grow_on_ray(
     killer=None,
     folder=None,
     checkpoint=None,
+    reduce="store",
 ):
     """A tree as `HierarchicalKMeans` gives it, grown on Ray over points in any order."""
     rows, grid = grid_rows(points, recipe.distance)
@@ -68,7 +69,7 @@ def grow_on_ray(
     readers = [Rows(*refs, share) for share in shares]
     if folder is not None:
         readers = [FiledRows(*refs, share, folder / str(i)) for i, share in enumerate(shares)]
-    workers = RayWorkers(readers, slices, assigner, alone)
+    workers = RayWorkers(readers, slices, assigner, alone, reduce=reduce)
     if killer is not None:
         workers.monitor = lambda *news: killer(workers, *news)
     told = []
@@ -171,6 +172,25 @@ def test_any_number_of_shards_agrees(wide, shards, slices):
     points, twin = wide
     order = np.random.default_rng(shards).permutation(len(points))
     assert_equal(grow_on_ray(points, WIDE, shards, slices=slices, order=order), twin, 500)
+
+
+@pytest.mark.parametrize(("shards", "slices"), [(2, 3), (3, 1)])
+def test_shards_may_add_up_their_sums_among_themselves(wide, shards, slices):
+    """And meet again when one is killed: the one where they meet, or another."""
+    points, twin = wide
+    killer = killing(
+        (lambda w: w.point_shards[-1:], "iterations", 2), (lambda w: w.point_shards[:1], "iterations", 5)
+    )
+    groups = set()
+
+    def watch(workers, *news):
+        groups.add(workers.group)
+        killer(workers, *news)
+
+    tree = grow_on_ray(points, WIDE, shards, slices=slices, reduce="collective", killer=watch)
+    assert_equal(tree, twin, 500)
+    assert not killer.left
+    assert groups >= {1, 2, 3}
 
 
 @pytest.mark.parametrize(("shards", "before"), [(3, 2), (2, 3)])
