@@ -24,7 +24,7 @@ from curation import exact, sketch
 from curation.candidates import Candidates, Lists
 from curation.exact import squared_norms
 from curation.kernels import native
-from curation.kernels.cpu import product_bound, route
+from curation.kernels.cpu import AUTO, product_bound, route
 from curation.kernels.threads import allowed, each
 
 if TYPE_CHECKING:
@@ -74,14 +74,14 @@ class Assigner:
     """How to look for the nearest centroid. Only speed depends on it, never a label.
 
     Attributes:
-        matmul: Route of the float32 product, one of `curation.kernels.cpu.ROUTES`.
+        matmul: Route of the float32 product, one of `curation.kernels.cpu.ROUTES`; "auto": the fastest.
         tile: Rows a tile; 0 chooses the number whose scores fit the cache.
         recheck: Settle close calls in float64. Off, labels depend on tiles and threads: for tests alone.
         threads: Threads; 0 takes as many as the process may use.
         device: Where it computes, see `curation.device.find`: "cpu", "cuda" or "auto".
     """
 
-    matmul: str = "numpy"
+    matmul: str = AUTO
     tile: int = 0
     recheck: bool = True
     threads: int = 0

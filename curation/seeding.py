@@ -119,7 +119,7 @@ class Seeding:
         candidates = np.stack([proposed[block][row] for block, row in picks])
         half = (exact.squared_norms(candidates) / 2).astype(np.float32)
         product = np.empty((len(self.rows), len(candidates)), np.float32)
-        self.matmul(self.rows, np.ascontiguousarray(candidates.T), product)
+        product = self.matmul(self.rows, np.ascontiguousarray(candidates.T), product)
         # one candidate after another, so that comparing and searching run along memory
         scores = np.subtract(half[:, None], product.T, order="C")
         hits = np.flatnonzero((scores <= self._threshold).ravel())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +25,22 @@ def allowed() -> int:
 def each(threads: int, work: Callable[[Iterator[T]], None], items: Iterable[T]) -> None:
     """Runs `work` in some threads, each drawing from one shared iterator until it is empty.
 
-    BLAS keeps to one thread meanwhile: tiles are shared out here, where results do not depend on it.
+    BLAS and OpenMP keep to one thread meanwhile: tiles are shared out here, where results do not depend on
+    it.
     """
-    with _blas().limit(limits=1, user_api="blas"):
+    # a library that was loaded since has threads of its own
+    libraries = _libraries("torch" in sys.modules)
+
+    def alone(mine: Iterator[T]) -> None:
+        with libraries.limit(limits=1, user_api="openmp"):  # which asks every thread for its own number
+            work(mine)
+
+    with libraries.limit(limits=1, user_api="blas"):
         if threads == 1:
-            work(iter(items))
+            alone(iter(items))
             return
         shared = _Shared(items)
-        for done in [_pool(threads).submit(work, shared) for _ in range(threads)]:
+        for done in [_pool(threads).submit(alone, shared) for _ in range(threads)]:
             done.result()
 
 
@@ -48,7 +57,7 @@ class _Shared(Iterator[T]):
 
 
 @cache
-def _blas() -> ThreadpoolController:
+def _libraries(with_torch: bool) -> ThreadpoolController:
     return ThreadpoolController()
 
 

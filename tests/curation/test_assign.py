@@ -67,6 +67,29 @@ def test_a_route_of_low_precision_is_refused(monkeypatch):
         cpu.route("bfloat16", 64)
 
 
+def test_auto_takes_the_fastest_route_that_keeps_its_bound(monkeypatch):
+    import torch  # noqa: F401  routes of libraries that are not loaded are not tried
+
+    clock = [0.0]
+
+    def product(seconds, factor=1.0):
+        def matmul(rows, transposed, out):
+            clock[0] += seconds
+            return np.multiply(rows @ transposed, factor, dtype=np.float32)
+
+        return matmul
+
+    def missing(rows, transposed, out):
+        raise AttributeError("not in this build")
+
+    routes = {"slow": product(3), "good": product(2), "wrong": product(1, 1.01), "missing": missing}
+    monkeypatch.setattr(cpu, "ROUTES", routes)
+    monkeypatch.setattr(cpu.time, "perf_counter", lambda: clock[0])
+    for cached in (cpu._fastest, cpu._probed):
+        monkeypatch.setattr(cpu, cached.__name__, cached.__wrapped__)
+    assert cpu.route("auto", 64) is routes["good"]
+
+
 def test_an_unknown_route_is_named():
     with pytest.raises(CurationError, match="'cuda'.*numpy"):
         cpu.route("cuda", 8)

@@ -25,7 +25,9 @@ VARIANTS = {
     "seven blocks": {"blocks": 7, "slices": 3, "shuffled": 2},
     "tiles of 64 rows": {"assigner": Assigner(tile=64, threads=1)},
     "tiles of 1000 rows and two threads": {"assigner": Assigner(tile=1000, threads=2)},
-    "torch": {"assigner": Assigner("torch")},
+    "OpenBLAS": {"assigner": Assigner("numpy")},
+    "MKL": {"assigner": Assigner("torch")},
+    "oneDNN": {"assigner": Assigner("onednn")},
 }
 
 
