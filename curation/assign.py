@@ -3,12 +3,12 @@
 The score of centroid c for row x is s = |c|^2 / 2 - x.c, smallest for the nearest centroid. Float32
 computes it with an error of at most
 
-    B = gamma_d |x||c| + u |c|^2 / 2 + u (|x||c| + |c|^2 / 2),      u = 2^-24,
+    B = gamma_d |x||c| + u |c|^2 / 2 + 2 u (|x||c| + |c|^2 / 2 + t),      u = 2^-24,
 
-(the product, the rounding of |c|^2 / 2, and the subtraction). Every centroid whose score lies within
-2B of a row's best is compared again in exact float64 arithmetic, ties going to the lower index; and
-within 2B of the second best, where that is asked for. So labels are those of infinite precision,
-whatever the matrix product, its tiles or its threads.
+(the product, the rounding of |c|^2 / 2, the subtraction, and the addition of a t >= x.c that makes it
+positive). Every centroid whose score lies within 2B of a row's best is compared again in exact float64
+arithmetic, ties going to the lower index; and within 2B of the second best, where that is asked for. So
+labels are those of infinite precision, whatever the matrix product, its tiles or its threads.
 """
 
 from __future__ import annotations
@@ -142,10 +142,11 @@ class Assigner:
             near = _there(rows, self.on)
             return Nearest(*self.on.nearest(near, norms, centroids, candidates, groups, seconds))
         rows = _here(rows)
+        shifts = score_shift(norms, centroids.norm, rows.shape[1])
         margins = self._margins(norms, centroids.norm, rows.shape[1])
         labels = np.empty(len(rows), np.int32)
         others = np.empty(len(rows) if seconds else 0, np.int32)
-        call = _Call(self, rows, margins, centroids, candidates, labels, others)
+        call = _Call(self, rows, shifts, margins, centroids, candidates, labels, others)
         if candidates is None or groups is None:
             each(self.n_threads, call.full, self._spans(len(rows), len(centroids.values)))
         else:
@@ -219,6 +220,7 @@ class _Call:
 
     assigner: Assigner
     rows: NDArray[np.float32]
+    shifts: NDArray[np.float32]
     margins: NDArray[np.float32]
     centroids: Centroids
     candidates: Candidates | None
@@ -241,6 +243,7 @@ class _Call:
                 every,
                 block,
                 values,
+                self.shifts[low:high],
                 self.margins[low:high],
                 self.labels[low:high],
                 self.seconds[low:high],
@@ -277,17 +280,25 @@ class _Call:
             products = matmul(near, looked.T, scores[: len(index) * len(mine)].reshape(len(index), -1))
             labels = np.empty(len(index), np.int32)
             seconds = np.empty(len(index), np.int32) if want else _NONE
-            native.settle(products, half[mine], mine, near, values, self.margins[index], labels, seconds)
+            close = self.shifts[index], self.margins[index]
+            native.settle(products, half[mine], mine, near, values, *close, labels, seconds)
             self.labels[index] = labels
             if want:
                 self.seconds[index] = seconds
+
+
+def score_shift(norms: NDArray[np.float64], centroid_norm: float, dimensions: int) -> NDArray[np.float32]:
+    """The t of the module's docstring for rows of these norms: at least any product with a centroid."""
+    return (norms * centroid_norm * (1.001 + 2 * product_bound(dimensions))).astype(np.float32)
 
 
 def score_bound(norms: NDArray[np.float64], centroid_norm: float, dimensions: int) -> NDArray[np.float64]:
     """B of the module's docstring for rows of these norms, rounded up."""
     product = norms * centroid_norm
     half = centroid_norm**2 / 2
-    return (product_bound(dimensions) * product + _ULP * half + _ULP * (product + half)) * (1 + 1e-3)
+    shift = score_shift(norms, centroid_norm, dimensions)
+    error = product_bound(dimensions) * product + _ULP * half + 2 * _ULP * (product + half + shift)
+    return error * (1 + 1e-3)
 
 
 def _here(rows: Chunk) -> NDArray[np.float32]:

@@ -26,6 +26,8 @@ from curation.kept import Files, Kept, read_array, write_array
 from curation.points import EVERYTHING
 from curation.workers import Handle, Workers, slice_edges
 
+_CHEAP = 0.02  # of the time: what saving may take, if it is to be done more often than it was asked for
+_SOON = 5.0  # seconds of a fit that may be lost in any case
 FORMAT = 1
 HEADER = "header.json"
 
@@ -93,7 +95,7 @@ class Checkpoint:
         files: Where to write; goes to the workers.
         folder: In there.
         basis: What the result depends on: names and JSON values. A checkpoint with another one is refused.
-        every: Seconds between two states of a fit.
+        every: Seconds between two states of a fit at most; fewer where a state is quickly written.
         say: Told, in a sentence, where the fit goes on, or what was refused and why.
     """
 
@@ -112,12 +114,14 @@ class Checkpoint:
         self._fit: dict[str, Any] | None = None
         self._entered: Step | None = None
         self._last = time.monotonic()
+        self._cost = 0.0
 
     # --- taking up --------------------------------------------------------------------------
 
     def open(self, workers: Workers) -> None:
         """Reads what is there; what cannot be used is named, and deleted."""
         path = f"{self.folder}/{HEADER}"
+        self._entered = None
         if not self.files.exists(path):
             self.clear()
             return
@@ -213,8 +217,8 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether the last state is old enough."""
-        return time.monotonic() - self._last >= self.every
+        """Whether the last state is old enough, or one costs next to nothing."""
+        return time.monotonic() - self._last >= min(self.every, max(_SOON, self._cost / _CHEAP))
 
     def enter(self, step: Step, workers: Workers) -> None:
         """A step begins."""
@@ -225,10 +229,13 @@ class Checkpoint:
         if self.due:
             self._save(workers)
 
-    def save(self, standing: Standing, place: tuple[int, int, int], workers: Workers) -> None:
-        """A fit stands somewhere; written down if it is time."""
-        if not self.due:
+    def save(
+        self, standing: Standing, place: tuple[int, int, int], workers: Workers, *, now: bool = False
+    ) -> None:
+        """A fit stands somewhere; written down if it is time, or `now`."""
+        if not (now or self.due):
             return
+        began = time.monotonic()
         gone = standing.dissolved
         self._fit = {
             "level": place[1],
@@ -239,6 +246,7 @@ class Checkpoint:
             **{name: getattr(standing, name) for name in _NUMBERS},
         }
         self._save(workers)
+        self._cost = time.monotonic() - began
 
     def finish(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 from curation.batches import start
 from curation.candidates import Lists
 from curation.checkpoint import Checkpoint, Standing
-from curation.errors import CurationError
+from curation.errors import CurationError, RegroupError
 from curation.seeding import seed
 from curation.workers import Handle, Workers
 
@@ -132,9 +132,17 @@ class Descent:
         return at is not None
 
     def saved(self) -> None:
-        """Writes down where the fit stands, now and then."""
-        if self.view.checkpoint is not None:
-            self.view.checkpoint.save(self.at, self.view.place, self.workers)
+        """Writes down where the fit stands, now and then.
+
+        Raises:
+            RegroupError: Other workers should go on from here.
+        """
+        if self.view.checkpoint is None:
+            return
+        why = self.workers.outgrown()
+        self.view.checkpoint.save(self.at, self.view.place, self.workers, now=bool(why))
+        if why:
+            raise RegroupError(why)
 
     def assign(
         self,

@@ -7,3 +7,7 @@ class CurationError(ValueError):
 
 class WorkerRestartedError(RuntimeError):
     """A worker lost what it had computed since the fit began (its process was replaced)."""
+
+
+class RegroupError(RuntimeError):
+    """Others should go on from the last checkpoint: machines have come, or one was lost with what it held."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -22,7 +23,7 @@ from curation import centroids as centroid_slices
 from curation.assign import Assigner
 from curation.chance import centroid_keys
 from curation.checkpoint import Checkpoint
-from curation.errors import CurationError, WorkerRestartedError
+from curation.errors import CurationError, RegroupError, WorkerRestartedError
 from curation.kept import KeptBlock
 from curation.rows import Rows, StoredRows
 from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers, slice_edges
@@ -37,6 +38,9 @@ Reader = Callable[[], tuple[Rows | NDArray[np.float32], NDArray[np.uint64]]]
 _RESTARTS = 100  # of one actor over a fit
 _RETRIES = 8  # of one call: a call that always kills its actor ends
 _PATIENCE = 5.0  # seconds for a shard to clear away its file
+_PATIENT = 600.0  # seconds for a shard to be reached again
+_GLANCE = 5.0  # seconds between two looks at the machines
+_GONE = "a machine was lost with what it held"
 _SUMMED = frozenset({"assign", "hint", "reduce", "halves"})  # methods that return `Partial`s
 _ALONE = 1_000_000  # centroids of a level below that one actor takes and clusters by itself
 
@@ -60,6 +64,10 @@ class PointShard:
         rows, keys = ray.get(reader[0])()
         self.block = KeptBlock(rows, keys, assigner)
         self.group: Group | None = None
+
+    def place(self) -> str:
+        """The machine that it is on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def call(self, method: str, *args: Any) -> Any:
         """Calls a method of the block."""
@@ -115,6 +123,11 @@ class CentroidShard:
         return getattr(centroid_slices, function)(*args)
 
 
+def _machines() -> set[str]:
+    """The machines of the cluster that are there."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 _PointActor: Any = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RETRIES)(PointShard)
 _CentroidActor: Any = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RETRIES)(CentroidShard)
 
@@ -144,6 +157,7 @@ class RayWorkers(Workers):
         gpus: GPUs of a point shard, or a share of one; None: those that there are, shared out equally.
         reduce: How point shards add up their sums: "store" by way of the object store, "collective"
             among themselves (`curation.collective`), "auto" so where each has a GPU.
+        wanted: Tells how many point shards could work now; more of them take over between iterations.
 
     Attributes:
         group: How often the point shards have met to do so.
@@ -157,10 +171,15 @@ class RayWorkers(Workers):
         alone: int = _ALONE,
         gpus: float | None = None,
         reduce: Reduce = "auto",
+        wanted: Callable[[], int] | None = None,
     ) -> None:
         self.assigner = assigner or Assigner()
         self.gpus = gpus
         self.reduce = reduce
+        self.wanted = wanted
+        self._looked, self._could = time.monotonic(), 0
+        self._places: list[Handle] = []
+        self._machines = _machines()
         self._backend: Backend | None = None
         self._next: Ticket | None = None
         self.group = 0
@@ -175,20 +194,22 @@ class RayWorkers(Workers):
     def _start(self, readers: Sequence[Reader]) -> list[ActorHandle]:
         # a restarted actor reads its reader from the store again, so the references are kept
         self._readers = [ray.put(reader) for reader in readers]
-        # more shards than CPUs share them: an actor that waits for a CPU would wait for ever
+        # more shards than CPUs share them: an actor that waits for a CPU would wait for ever; where there is
+        # none yet, an autoscaler brings one
         there = ray.cluster_resources()
-        share, equal = (
-            min(1.0, int(100 * there.get(kind, least) / max(1, len(readers))) / 100)
-            for kind, least in (("CPU", 1.0), ("GPU", 0.0))
+        cpus, equal = (
+            min(1.0, int(100 * there.get(kind, 0.0) / max(1, len(readers))) / 100) for kind in ("CPU", "GPU")
         )
         gpus = equal if self.gpus is None else self.gpus
         assigner = replace(self.assigner, device="auto") if gpus else self.assigner
         if len(readers) > 1 and (self.reduce == "collective" or (self.reduce == "auto" and gpus >= 1)):
             self._backend = "nccl" if gpus >= 1 else "gloo"
-        return [
-            _PointActor.options(num_cpus=share, num_gpus=gpus).remote([reader], assigner)
+        shards = [
+            _PointActor.options(num_cpus=cpus or 1.0, num_gpus=gpus).remote([reader], assigner)
             for reader in self._readers
         ]
+        self._places = [shard.place.remote() for shard in shards]
+        return shards
 
     def points(
         self, method: str, *args: Any, own: Sequence[Handle] | None = None, returns: int = 1
@@ -225,7 +246,28 @@ class RayWorkers(Workers):
     def recover(self) -> None:
         """See `Workers.recover`; the shards meet anew."""
         self._next = None
+        deadline = time.monotonic() + _PATIENT
+        while True:
+            self._places = [shard.place.remote() for shard in self.point_shards]
+            try:
+                self.get(self._places)
+                break
+            except WorkerRestartedError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_GLANCE)  # a machine that cannot be reached is given up by Ray, or comes back
         super().recover()
+
+    def outgrown(self) -> str:
+        """See `Workers.outgrown`: where more shards could work for some time now."""
+        now = time.monotonic()
+        if self.wanted is None or now < self._looked + _GLANCE:
+            return ""
+        self._looked, before = now, self._could
+        self._could = self.wanted()
+        if min(before, self._could) <= len(self.point_shards):
+            return ""
+        return f"{self._could} point shards can work now in place of {len(self.point_shards)}"
 
     def nobody(self) -> list[None]:
         """See `Workers.nobody`."""
@@ -237,16 +279,40 @@ class RayWorkers(Workers):
 
     def get(self, handles: Sequence[Handle]) -> list[Any]:
         """See `Workers.get`."""
-        try:
-            values: list[Any] = ray.get(list(handles))
-        except ray.exceptions.ActorUnavailableError as error:
-            raise WorkerRestartedError(str(error)) from error
-        except ray.exceptions.RayTaskError as error:
-            for known in (WorkerRestartedError, CurationError):
-                if isinstance(error.cause, known):
-                    raise known(str(error.cause)) from error
-            raise
-        return values
+        wanted = list(handles)
+        while True:
+            try:
+                found: list[Any] = ray.get(wanted, timeout=_GLANCE)
+                return found
+            except ray.exceptions.GetTimeoutError:
+                self._check_machines()  # Ray itself waits for ever for an actor that fits no machine
+            except ray.exceptions.ActorUnavailableError as error:
+                raise WorkerRestartedError(str(error)) from error
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, ray.exceptions.ObjectLostError):
+                    raise RegroupError(_GONE) from error
+                for known in (WorkerRestartedError, CurationError):
+                    if isinstance(error.cause, known):
+                        raise known(str(error.cause)) from error
+                raise
+            except ray.exceptions.ObjectLostError as error:
+                raise RegroupError(_GONE) from error
+            except ray.exceptions.ActorDiedError as error:
+                if self._machines - _machines():  # one may have held what the actor was to begin with
+                    raise RegroupError(_GONE) from error
+                raise
+
+    def _check_machines(self) -> None:
+        """Sees whether the machines of the point shards are there.
+
+        Raises:
+            RegroupError: One is not.
+        """
+        if not self._places:
+            return
+        known, _ = ray.wait(self._places, num_returns=len(self._places), timeout=0)
+        if set(ray.get(known)) - _machines():
+            raise RegroupError(_GONE)
 
     def conduct(self, conductor: Callable[..., Any], *args: Any) -> tuple[Grown, list[NDArray[np.int64]]]:
         """See `Workers.conduct`."""
@@ -269,6 +335,7 @@ class RayWorkers(Workers):
         self._discard()
         upper = RayWorkers([], 0, self.assigner, self.alone, self.gpus, self.reduce)
         upper._above = True
+        upper._machines = self._machines
         upper.centroid_shards, self.centroid_shards = self.centroid_shards, []
         upper.n_slices = self.n_slices
         upper.monitor = self.monitor

@@ -99,6 +99,10 @@ class Workers(ABC):
         told = self.points("select", *self._entered, own=self._entered_by)
         return sum(int(count) for count in self.get(told))
 
+    def outgrown(self) -> str:
+        """Why other workers should go on from here; empty if they need not."""
+        return ""
+
     def leave(self) -> None:
         """Forgets the view entered last."""
         self._entered = self._entered_by = ()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from curation import exact
 from curation.checkpoint import Checkpoint
-from curation.errors import CurationError
+from curation.errors import CurationError, RegroupError
 from curation.hierarchy import Grown, grow
 from curation.inputs import check_points
 from curation.levels import auto_clusters, auto_reason
@@ -35,14 +35,17 @@ from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RunError
-from pipelines.estimate import RESIDENT_SHARE, shards, stage_estimate
+from pipelines.estimate import RESIDENT_SHARE, shards, shards_asked, stage_estimate
 from pipelines.manifest import digest, read_manifest
 from pipelines.progress import Progress
+from pipelines.resources import asked, resources
 from pipelines.startup import identity
 from pipelines.store import Store
 
 UNFINISHED = "unfinished"
 """Folder of what a run that is not done needs: deleted when it is."""
+
+_REGROUPS = 1000  # times that machines may come or go
 
 
 @dataclass(frozen=True)
@@ -130,47 +133,31 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     reasons = [auto_reason(total)] if config.cluster.n_clusters == "auto" else []
     for reason in reasons:
         progress.say(reason)
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    n_shards = shards(config, total, cpus)
-    estimate = stage_estimate(recipe, total, store.dimensions(parts[0]), n_shards, cpus)
     began = time.monotonic()
     exponent = _exponent(config, store, parts)
     basis = _basis(config, store, recipe, exponent, dict(zip(parts, rows, strict=True)))
-    try:
-        readers = _readers(config, store, parts, rows, n_shards, exponent, recipe, digest(basis))
-    except CurationError as error:
-        raise RunError(str(error)) from error
-    progress.start("cluster", recipe.fits(total), "fits")
     every = config.cluster.checkpoint
     checkpoint = Checkpoint(store, f"{UNFINISHED}/checkpoint", basis, every, progress.say) if every else None
-    gpus = None if config.cluster.num_gpus == "auto" else config.cluster.num_gpus
-    workers = RayWorkers(readers, len(readers), gpus=gpus, reduce=config.cluster.reduce)
-    workers.monitor = _monitor(progress)
-    try:
-        check_points(workers, exponent)
-
-        def save(leaves: Grown) -> None:
-            numbers = ray.put(leaves.renumbered)
-            saved = [
-                shard.call.remote(
-                    "save", own, Assignments(store, reader.parts, exponent), numbers, *leaves.slices
-                )
-                for shard, own, reader in zip(workers.point_shards, leaves.own, readers, strict=True)
-            ]
-            workers.get(saved)
-
-        grown = grow(workers, recipe, save, checkpoint)
-        ray.get(
-            [
-                _write_level.remote(store, number, exponent, level.sizes, level.parents, *level.slices)
-                for number, level in enumerate(grown, start=1)
-            ]
-        )
-    except CurationError as error:
-        raise RunError(str(error)) from error
-    finally:
-        workers.close()
-        progress.finish()
+    work = _Work(config, store, progress, recipe, parts, rows, exponent, digest(basis))
+    there = resources()
+    gpus = config.cluster.num_gpus if there.most_gpus else 0
+    count = shards_asked(config, total, there.most_cpus, there.most_gpus if gpus else 0)
+    regrouped = 0
+    with asked({"GPU": 1} if gpus else {"CPU": 1}, count):
+        estimate = work.estimate()
+        while True:
+            try:
+                grown, n_shards = work.grow(checkpoint)
+                break
+            except RegroupError as error:
+                regrouped += 1
+                progress.say(f"cluster: {error}")
+                if regrouped > _REGROUPS:
+                    raise RunError(f"machines came and went {regrouped} times: {error}") from error
+            except CurationError as error:
+                raise RunError(str(error)) from error
+            finally:
+                progress.finish()
     store.delete(UNFINISHED)
     notes = [note for level in grown for note in level.notes]
     for note in notes:
@@ -180,11 +167,90 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         "clusters": [len(level.sizes) for level in grown],
         "asked": list(recipe.n_clusters),
         "inertia": grown[0].inertia / exact.SQUARE_UNIT * 4.0**exponent,
-        "shards": len(readers),
+        "shards": n_shards,
+        "regrouped": regrouped,
         "notes": reasons + notes,
         "estimated_s": round(estimate, 1),
         "took_s": round(time.monotonic() - began, 1),
     }
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be grown, whoever does it."""
+
+    config: Config
+    store: Store
+    progress: Progress
+    recipe: Recipe
+    parts: Sequence[str]
+    rows: Sequence[int]
+    exponent: int
+    basis: str
+
+    def shards(self) -> int:
+        """Point shards that can work now."""
+        there = resources()
+        return shards(self.config, sum(self.rows), there.cpus, there.most_gpus and max(1.0, there.gpus))
+
+    def estimate(self) -> float:
+        """Seconds that it will take those who can work now."""
+        dimensions, cpus = self.store.dimensions(self.parts[0]), max(1, int(resources().cpus))
+        return stage_estimate(self.recipe, sum(self.rows), dimensions, self.shards(), cpus)
+
+    def grow(self, checkpoint: Checkpoint | None) -> tuple[list[Grown], int]:
+        """Grows the tree on the machines that are there, and writes it; the levels, and the shards.
+
+        Raises:
+            CurationError: The pool cannot be clustered as asked.
+            RegroupError: Machines have come or gone: the same again goes on from the checkpoint.
+        """
+        config, store = self.config, self.store
+        readers = _readers(
+            config, store, self.parts, self.rows, self.shards(), self.exponent, self.recipe, self.basis
+        )
+        self.progress.start("cluster", self.recipe.fits(sum(self.rows)), "fits")
+        workers = RayWorkers(
+            readers,
+            len(readers),
+            gpus=self._gpus(),
+            reduce=config.cluster.reduce,
+            wanted=self.shards if config.cluster.shards == "auto" else None,
+        )
+        workers.monitor = _monitor(self.progress)
+
+        def save(leaves: Grown) -> None:
+            numbers = ray.put(leaves.renumbered)
+            saved = [
+                shard.call.remote(
+                    "save", own, Assignments(store, reader.parts, self.exponent), numbers, *leaves.slices
+                )
+                for shard, own, reader in zip(workers.point_shards, leaves.own, readers, strict=True)
+            ]
+            workers.get(saved)
+
+        try:
+            check_points(workers, self.exponent)
+            grown = grow(workers, self.recipe, save, checkpoint)
+            levels = enumerate(grown, start=1)
+            workers.get(
+                [
+                    _write_level.remote(
+                        store, number, self.exponent, level.sizes, level.parents, *level.slices
+                    )
+                    for number, level in levels
+                ]
+            )
+        finally:
+            workers.close()
+        return grown, len(readers)
+
+    def _gpus(self) -> float | None:
+        """GPUs of a shard; None to share out those that are there."""
+        if self.config.cluster.num_gpus != "auto":
+            return self.config.cluster.num_gpus
+        there = resources()
+        return 1.0 if there.most_gpus and not there.gpus else None
 
 
 def recipe_of(config: Config, total: int) -> Recipe:
@@ -262,7 +328,8 @@ def _memory(config: Config, n_shards: int) -> int:
     """Bytes that a shard may take: as asked for, or its part of what the smallest machine gives to points."""
     if config.cluster.memory != "auto":
         return int(config.cluster.memory)
-    has = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has = [node for node in there if node.get("CPU")] or there
     least = min(node.get("memory", 0) + node.get("object_store_memory", 0) for node in has)
     return int(RESIDENT_SHARE * least / -(-n_shards // len(has)))
 

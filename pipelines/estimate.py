@@ -10,6 +10,8 @@ from pipelines.config import Config
 
 ROWS_A_SHARD = 4096
 """Fewer are not worth an actor."""
+ROWS_WORTH_A_MACHINE = 500_000
+"""Fewer are not worth a machine that is not there yet."""
 START = 3.0
 """Seconds until the actors of a stage are there."""
 ROUND = 0.005
@@ -24,11 +26,21 @@ PROCESS_BYTES = 350_000_000
 """Of a shard's process with its packages and tiles, before it holds anything."""
 
 
-def shards(config: Config, total: int, cpus: int) -> int:
-    """Point shards of a run over `total` points on `cpus` CPUs."""
+def shards(config: Config, total: int, cpus: float, gpus: float = 0.0) -> int:
+    """Point shards of a run over `total` points: one a GPU where there are GPUs, else one a CPU."""
     if config.cluster.shards != "auto":
         return config.cluster.shards
-    return max(1, min(cpus, total // ROWS_A_SHARD))
+    room = cpus
+    if gpus and config.cluster.num_gpus:
+        room = gpus if config.cluster.num_gpus == "auto" else gpus / config.cluster.num_gpus
+    return max(1, min(int(room), total // ROWS_A_SHARD))
+
+
+def shards_asked(config: Config, total: int, most_cpus: float, most_gpus: float) -> int:
+    """Point shards for which machines are asked of an autoscaler that may bring so many CPUs and GPUs."""
+    if config.cluster.shards != "auto":
+        return config.cluster.shards
+    return min(shards(config, total, most_cpus, most_gpus), max(1, total // ROWS_WORTH_A_MACHINE))
 
 
 def crew(n_shards: int, cpus: int) -> Crew:

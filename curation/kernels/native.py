@@ -32,65 +32,96 @@ def square_distance(row: NDArray[np.float32], other: NDArray[np.float32]) -> flo
     return total
 
 
-# Minima are taken over bit patterns: LLVM turns a minimum of integers into vector instructions, one of
-# floats only where NaN may be ignored in every step, which numba cannot say.
+# Scores are positive, so that their bit patterns, as integers, have their order: LLVM turns a minimum of
+# integers into vector instructions, one of floats only where NaN may be ignored, which numba cannot say.
+# No reassociation here: a score must come out the same each time that it is computed.
+_SAME: dict[str, Any] = {**_FAST, "fastmath": {"nnan", "nsz"}}
 _LARGEST = np.int32(0x7FFFFFFF)
+_RUN = 512  # columns whose least score is remembered, so that most need not be looked at again
 
 
-@njit(**_FAST)
-def _ordered(value: np.float32) -> np.int32:
-    """An integer that compares like the float."""
-    bits = np.float32(value).view(np.int32)
-    return bits ^ ((bits >> np.int32(31)) & _LARGEST)
+@njit(**_SAME)
+def _bits(half_square: np.float32, product: np.float32, shift: np.float32) -> np.int32:
+    """A score, by its bits."""
+    return np.float32((half_square - product) + shift).view(np.int32)
 
 
-@njit(**_FAST)
-def _score(ordered: np.int32) -> np.float32:
-    """The float of `_ordered`, which undoes itself."""
-    return np.int32(ordered ^ ((ordered >> np.int32(31)) & _LARGEST)).view(np.float32)
+@njit(**_SAME)
+def _least(half_squares: NDArray[np.float32], products: NDArray[np.float32], shift: np.float32) -> np.int32:
+    """The least score of some columns."""
+    least = _LARGEST
+    for j in range(products.shape[0]):
+        least = min(least, _bits(half_squares[j], products[j], shift))
+    return least
 
 
-@njit(**_FAST)
-def _nearest_within(
-    scores: NDArray[np.float32],
-    limit: np.float32,
+@njit(**_SAME)
+def _close(
+    half_squares: NDArray[np.float32], products: NDArray[np.float32], shift: np.float32, limit: np.int32
+) -> tuple[np.int32, np.int32]:
+    """How many scores are up to a limit, and the sum of their columns: the column, of one."""
+    count = place = np.int32(0)
+    for j in range(products.shape[0]):
+        inside = _bits(half_squares[j], products[j], shift) <= limit
+        count += np.int32(1) if inside else np.int32(0)
+        place += np.int32(j) if inside else np.int32(0)
+    return count, place
+
+
+@njit(**_SAME)
+def _nearest_of(
+    lowest: np.int32,
+    margin: np.float32,
+    runs: NDArray[np.int32],
+    half_squares: NDArray[np.float32],
+    products: NDArray[np.float32],
+    shift: np.float32,
     members: NDArray[np.int32],
     row: NDArray[np.float32],
     centroids: NDArray[np.float32],
 ) -> int:
-    """Column of the exactly nearest centroid among scores up to `limit`; the first of equals."""
-    count = np.int32(0)
-    for j in range(scores.shape[0]):
-        count += np.int32(1) if scores[j] <= limit else np.int32(0)
-    best = -1
-    if count == 1:
-        for j in range(scores.shape[0]):
-            if scores[j] <= limit:
-                return j
-    smallest = np.inf
-    for j in range(scores.shape[0]):
-        if scores[j] <= limit:
-            exact = square_distance(row, centroids[members[j]])
-            if exact < smallest:
-                smallest = exact
-                best = j
+    """Column of the exactly nearest of those whose score is the lowest, or within the margin; the first."""
+    least = np.int32(lowest).view(np.float32)
+    limit = max(
+        lowest, np.float32(np.nextafter(np.float32(least + margin), np.float32(np.inf))).view(np.int32)
+    )
+    total, column = np.int32(0), 0
+    for run in range(runs.shape[0]):
+        if runs[run] <= limit:
+            start = run * _RUN
+            count, place = _close(
+                half_squares[start : start + _RUN], products[start : start + _RUN], shift, limit
+            )
+            total += count
+            column = start + place
+    if total == 1:
+        return column
+    best, smallest = -1, np.inf
+    for run in range(runs.shape[0]):
+        if runs[run] <= limit:
+            for j in range(run * _RUN, min(products.shape[0], (run + 1) * _RUN)):
+                if _bits(half_squares[j], products[j], shift) <= limit:
+                    exact = square_distance(row, centroids[members[j]])
+                    if exact < smallest:
+                        best, smallest = j, exact
     return best
 
 
-@njit(**_FAST)
+@njit(**_SAME)
 def settle(
     products: NDArray[np.float32],
     half_squares: NDArray[np.float32],
     members: NDArray[np.int32],
     rows: NDArray[np.float32],
     centroids: NDArray[np.float32],
+    shifts: NDArray[np.float32],
     margins: NDArray[np.float32],
     labels: NDArray[np.int32],
     seconds: NDArray[np.int32],
 ) -> None:
-    """Nearest candidate of every row from a tile of products, exact; `products` is overwritten.
+    """Nearest candidate of every row from a tile of products, exact; `products` may be overwritten.
 
-    Three passes over each row of scores, which the first leaves in the nearest cache.
+    One pass over the scores of a row, and another over the few runs of columns that hold close calls.
 
     Args:
         products: x.c for the rows and candidates of a tile (m, c).
@@ -98,32 +129,36 @@ def settle(
         members: Their indices (c,), ascending.
         rows: The rows (m, d).
         centroids: All centroids (k, d).
+        shifts: At least x.c of a row for all candidates (m,), which makes its scores positive.
         margins: Twice the bound of the error of a score (m,), rounded up; negative leaves close calls
             to float32.
         labels: Filled with the nearest candidate (m,).
         seconds: Filled with the second nearest, -1 if there is none; empty if not wanted.
     """
+    runs = np.empty((products.shape[1] + _RUN - 1) // _RUN, np.int32)
     for i in range(products.shape[0]):
-        scores = products[i]
-        ordered = _LARGEST
-        for j in range(scores.shape[0]):
-            score = half_squares[j] - scores[j]
-            scores[j] = score
-            ordered = min(ordered, _ordered(score))
-        lowest = _score(ordered)
-        limit = max(lowest, np.nextafter(lowest + margins[i], np.float32(np.inf)))
-        best = _nearest_within(scores, limit, members, rows[i], centroids)
+        mine, shift, lowest = products[i], shifts[i], _LARGEST
+        for run in range(runs.shape[0]):
+            start = run * _RUN
+            runs[run] = _least(half_squares[start : start + _RUN], mine[start : start + _RUN], shift)
+            lowest = min(lowest, runs[run])
+        best = _nearest_of(lowest, margins[i], runs, half_squares, mine, shift, members, rows[i], centroids)
         labels[i] = members[best]
         if seconds.shape[0]:
             seconds[i] = -1
-            if scores.shape[0] > 1:
-                scores[best] = np.inf
-                ordered = _LARGEST
-                for j in range(scores.shape[0]):
-                    ordered = min(ordered, _ordered(scores[j]))
-                lowest = _score(ordered)
-                limit = max(lowest, np.nextafter(lowest + margins[i], np.float32(np.inf)))
-                seconds[i] = members[_nearest_within(scores, limit, members, rows[i], centroids)]
+            if mine.shape[0] > 1:
+                mine[best] = -np.inf
+                start = best // _RUN * _RUN
+                runs[best // _RUN] = _least(
+                    half_squares[start : start + _RUN], mine[start : start + _RUN], shift
+                )
+                lowest = _LARGEST
+                for run in range(runs.shape[0]):
+                    lowest = min(lowest, runs[run])
+                best = _nearest_of(
+                    lowest, margins[i], runs, half_squares, mine, shift, members, rows[i], centroids
+                )
+                seconds[i] = members[best]
 
 
 @njit(**_FAST)

@@ -158,7 +158,7 @@ def streams(monkeypatch):
     """Which kinds of files shards keep their rows in while they are told to."""
     seen = set()
 
-    def tell(checkpoint, *_):
+    def tell(checkpoint, *_, **__):
         folder = checkpoint.files.local / UNFINISHED / "scratch"
         seen.update(path.name for path in folder.glob("*/rows.*"))
 
