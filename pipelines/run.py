@@ -179,7 +179,8 @@ class Runner:
     def _make_ready(self) -> None:
         """Start Ray and settle what is auto, once and only when there is something to do."""
         if not self._ready:
-            start(self._config, self._store, debug=self._debug)
+            for warning in start(self._config, self._store, debug=self._debug):
+                self._progress.say(warning)
             if not self._embedded:
                 self._config = decide(self._config, self._pool.modality)
                 self._write_config()
