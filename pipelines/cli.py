@@ -147,9 +147,10 @@ def _run(context: typer.Context, config: str, overrides: list[str] | None, stage
 
     try:
         run(load_config(config, overrides), (stage,) if stage else None, debug=bool(context.find_root().obj))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Ray makes the latter of SIGTERM, which `ray job stop` sends
         typer.echo("\nstopped; run the same command again to go on from here", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(130 if isinstance(end, KeyboardInterrupt) else 143) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
