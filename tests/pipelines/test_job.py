@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+import zipfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -186,6 +187,37 @@ def test_every_example_runs_as_a_job(head, example, digits, tmp_path):
         assert any(line.startswith(sentence) for line in log.splitlines()), log
     assert sum(run.rows(part) for part in run.list("embeddings")) == good
     assert len(rows_of(run, "curated")) == 40
+
+
+def wheel(folder):
+    """A plugin of the modality ``tile``, as a wheel."""
+    info = "evenset_tile-1.dist-info"
+    contents = {
+        "evenset_tile.py": "from modalities.image import Image\nclass Tile(Image):\n    name = 'tile'\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: evenset-tile\nVersion: 1\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[evenset.modalities]\ntile = evenset_tile:Tile\n",
+    }
+    file = folder / "evenset_tile-1-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, text in contents.items():
+            archive.writestr(name, text)
+        listed = [*contents, f"{info}/RECORD"]
+        archive.writestr(listed[-1], "".join(f"{name},,\n" for name in listed))
+    return file
+
+
+@pytest.mark.cluster
+def test_a_plugin_comes_with_the_job_to_the_driver_and_to_the_workers(head, digits, tmp_path):
+    overrides, good = images(tmp_path / "pool", digits)
+    brought = json.dumps({"py_modules": [str(wheel(tmp_path))]})
+    run = Store(str(tmp_path / "run"))
+    command = ["run", "examples/images.yaml", "modality=tile", *overrides, f"output={run.url}"]
+    succeeded(head.submit(*command, options=[f"--runtime-env-json={brought}"]))
+    assert sum(run.rows(part) for part in run.list("embeddings")) == good
+    job, name = head.submit(*command)
+    assert job.returncode == 1
+    assert "modality 'tile' is unknown" in head.log(name)
 
 
 @pytest.mark.cluster
