@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import logging
@@ -27,6 +28,9 @@ from pipelines.store import Store
 PACKAGES = ("modalities", "curation", "pipelines")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 """Workers are as many as the CPUs; two BLAS threads that fight for one are slower than one alone."""
+
+SECONDS_TO_ANSWER = 300.0
+"""For a machine to start a process, import the packages and say who it is."""
 
 
 def start(config: Config, store: Store, *, debug: bool = False) -> list[str]:
@@ -150,6 +154,24 @@ def _code_digest() -> str:
     return code.hexdigest()
 
 
+def meet(here: dict[str, str]) -> None:
+    """Refuse to work on a machine that came after the check at the start, if it is not like the driver's.
+
+    Args:
+        here: The identity of the driver.
+
+    Raises:
+        RequestError: Something differs.
+    """
+    if differs := difference(socket.gethostname(), _own(), here):
+        raise RequestError(differs)
+
+
+@functools.cache
+def _own() -> dict[str, str]:
+    return identity()
+
+
 class _Seen(NamedTuple):
     """What a machine says of itself."""
 
@@ -160,6 +182,21 @@ class _Seen(NamedTuple):
 
 def _look(store: Store, probe: str) -> _Seen:
     return _Seen(identity(), store.exists(probe), blas.warning(blas.kernels(), blas.flags()))
+
+
+def blame(store: Store, error: Exception) -> None:
+    """Where work failed, find the machine that joined since the start and is not like this one.
+
+    Raises:
+        RequestError: There is one. Its work may not even have begun: what is sent to it may be of a plugin
+            that it does not have.
+    """
+    try:
+        _check_machines(store)
+    except RequestError as differs:
+        raise differs from error
+    except Exception:  # nobody is to blame, or nobody answers: what failed is told as it is
+        return
 
 
 def _check_machines(store: Store) -> list[str]:
@@ -176,7 +213,7 @@ def _check_machines(store: Store) -> list[str]:
             )
             for n in nodes
         ]
-        answers = ray.get(asked)
+        answers = ray.get(asked, timeout=SECONDS_TO_ANSWER)
     finally:
         store.delete(probe)
     warnings = []

@@ -2,13 +2,18 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import ray.data
+from ray.data import DataContext
 
-from pipelines import blas, startup
+from pipelines import blas, startup, stream
+from pipelines.cli import explain
 from pipelines.config import Config
 from pipelines.store import Store
 
@@ -83,6 +88,68 @@ def test_a_plugin_of_the_driver_alone_stops_the_run_before_it_starts(
     assert done.code == 2, done
     assert "plugin evenset.encoders:tiny nothing of the kind but this one has tiny_plugin:Tiny" in done.text
     assert not (tmp_path / "run" / "embeddings").exists()
+
+
+@pytest.mark.parametrize("stage", ["embed", "cluster"])
+def test_a_machine_that_joins_later_is_refused_by_the_first_who_works_there(
+    evenset, write_config, tmp_path, monkeypatch, stage
+):
+    """As the autoscaler's do, which are not there at the start."""
+    np.save(tmp_path / "pool.npy", blobs(200))
+    config = write_config(tmp_path / "pool.npy", cluster={"n_clusters": [10, 3]})
+    if stage == "cluster":
+        assert evenset("embed", config).code == 0
+    monkeypatch.syspath_prepend(install_plugin(tmp_path / "site"))
+    monkeypatch.setattr(startup, "_check_machines", lambda _: [])  # there is none but the driver's
+    done = evenset(stage, config)
+    assert done.code == 2, done
+    refused = f"evenset: the machine {socket.gethostname()} has plugin evenset.encoders:tiny nothing of"
+    assert any(line.startswith(refused) for line in done.text.splitlines()), done
+
+
+def test_a_machine_that_joins_later_without_the_plugin_in_use_is_named(
+    evenset, write_config, tmp_path, monkeypatch
+):
+    """Its work cannot even be unpacked there, so that no line of ours runs on it."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for i in range(5):
+        (pool / f"{i}.txt").write_text(f"text {i}")
+    site = install_plugin(tmp_path / "site")
+    (site / "tiny_plugin.py").write_text(
+        "from modalities.encoders.patches import Patches\nclass Tiny(Patches):\n    accepts = ('text',)\n"
+    )
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr("pipelines.run.start", lambda *_, **__: [])  # there was none but the driver's
+    config = write_config(pool, modality="text", encoder={"model": "tiny"})
+    done = evenset("embed", config)
+    assert done.code == 2, done
+    assert f"the machine {socket.gethostname()} has plugin evenset.encoders:tiny nothing of" in done.text
+    assert "Traceback" not in done.text
+
+
+class Doubled:
+    """An actor with something to begin with."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def __call__(self, block):
+        return pa.table({"n": [self.times * n.as_py() for n in block["n"]]})
+
+
+def test_an_actor_begins_on_a_machine_like_the_drivers_alone(ray_cluster, tmp_path, monkeypatch):
+    def doubled():
+        parts = ray.data.from_arrow([pa.table({"n": [n]}) for n in range(3)])
+        with DataContext.current(stream.context()):
+            built = stream.actors(parts, Doubled, size=(1, 1), num_cpus=1, num_gpus=None, times=2)
+            return sorted(row["n"] for row in built.iter_rows())
+
+    assert doubled() == [0, 2, 4]
+    monkeypatch.syspath_prepend(install_plugin(tmp_path))
+    with pytest.raises(Exception, match="plugin evenset.encoders:tiny nothing of the kind") as refusal:
+        doubled()
+    assert explain(refusal.value)[1] == 2
 
 
 def test_a_kernel_older_than_the_cpu_is_named_with_its_machine(tmp_path):
