@@ -13,10 +13,10 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
             if "$$p" -c '$(FIT)' >/dev/null 2>&1; then echo "$$p"; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow test-cluster lint format bench clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
 
 setup: $(STAMP)  ## make .venv; nothing to do while it is newer than pyproject.toml and constraints.txt
 
@@ -44,6 +44,10 @@ test: setup  ## run the tests; `make test ARGS="tests/curation -x"` passes argum
 test-slow: export OMP_NUM_THREADS := 1
 test-slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-cluster: export OMP_NUM_THREADS := 1
+test-cluster: setup  ## run the tests that submit jobs to a cluster of their own
+	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 lint: setup  ## check style (ruff), formatting (ruff) and types (mypy)
 	@failed=0; for check in "ruff check ." "ruff format --check ." "mypy"; do \

@@ -33,6 +33,20 @@ def flags() -> frozenset[str]:
     return frozenset(next((li.partition(":")[2] for li in lines if li.startswith("flags")), "").split())
 
 
+def kernels() -> tuple[str, ...]:
+    """Kernels of the OpenBLAS that NumPy uses in this process; none where it has another BLAS."""
+    import numpy  # noqa: F401 (loads its BLAS)
+    from threadpoolctl import threadpool_info
+
+    chosen = {
+        library.get("architecture") or ""
+        for library in threadpool_info()
+        # others, such as faiss's own, may be loaded beside it
+        if library["internal_api"] == "openblas" and "numpy" in library["filepath"]
+    }
+    return tuple(sorted(chosen))
+
+
 def better(chosen: Sequence[str], flags: frozenset[str]) -> tuple[str, str] | None:
     """What the CPU can do and the kernel to name, where one of those chosen is older; else None."""
     for ability, (flag, kernels) in _KERNELS.items():

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from curation import exact
 from curation.assign import Assigner, Centroids
@@ -121,14 +121,8 @@ def machine() -> Machine:
     told = Path("/proc/cpuinfo")
     lines = told.read_text().splitlines() if told.exists() else []
     name = next((li.partition(":")[2].strip() for li in lines if li.startswith("model name")), "a CPU")
-    kernels = {
-        library.get("architecture") or ""
-        for library in threadpool_info()
-        # others, such as faiss's own, may be loaded beside it
-        if library["internal_api"] == "openblas" and "numpy" in library["filepath"]
-    }
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(name, cpus, _memory_here(), blas.flags(), tuple(sorted(kernels)))
+    return Machine(name, cpus, _memory_here(), blas.flags(), blas.kernels())
 
 
 def _memory_here() -> int:

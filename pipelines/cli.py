@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -147,9 +148,10 @@ def _run(context: typer.Context, config: str, overrides: list[str] | None, stage
 
     try:
         run(load_config(config, overrides), (stage,) if stage else None, debug=bool(context.find_root().obj))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Ray makes the latter of SIGTERM, which `ray job stop` sends
         typer.echo("\nstopped; run the same command again to go on from here", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(130 if isinstance(end, KeyboardInterrupt) else 143) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -173,10 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
+_IN_AN_ACTOR = re.compile(r"^pipelines\.errors\.(RequestError|RunError): (.+)$", re.MULTILINE)
+"""Of an actor that could not begin, Ray keeps the text of the error alone."""
+
+
 def explain(error: Exception) -> tuple[str, int]:
     """What to say to a person, and the exit code: 2 for a bad request, 1 for a failed run."""
     from curation.errors import CurationError
     from modalities.base import ModalityError
+    from pipelines import errors
     from pipelines.errors import EvensetError, causes
 
     chain = causes(error)
@@ -190,6 +197,8 @@ def explain(error: Exception) -> tuple[str, int]:
             return f"not allowed: {cause}: give this user access, or choose another path", 2
     root = chain[0]  # what the worker raised, without what Ray wrapped it in
     if type(root).__module__.startswith("ray."):
+        if told := _IN_AN_ACTOR.search(str(root)):
+            return told[2], getattr(errors, told[1]).exit_code
         text = " ".join(str(root).split("\n")[0].split())
         return (
             f"a worker process of Ray failed ({type(root).__name__}: {text}); if it ran out of memory,"

@@ -39,7 +39,7 @@ from pipelines.estimate import RESIDENT_SHARE, shards, shards_asked, stage_estim
 from pipelines.manifest import digest, read_manifest
 from pipelines.progress import Progress
 from pipelines.resources import asked, resources
-from pipelines.startup import identity
+from pipelines.startup import identity, meet
 from pipelines.store import Store
 
 UNFINISHED = "unfinished"
@@ -60,6 +60,7 @@ class PoolRows:
         cosine: Whether rows are brought to unit norm.
         footing: Whether they are held in memory, or in a file and streamed.
         folder: Where that file goes, on the shard's own machine; no other's.
+        identity: Of the driver's machine; on another one nothing is read.
     """
 
     store: Store
@@ -69,9 +70,11 @@ class PoolRows:
     cosine: bool
     footing: Footing
     folder: str
+    identity: dict[str, str]
 
     def __call__(self) -> tuple[Rows | NDArray[np.float32], NDArray[np.uint64]]:
         """Points (n, d), float32 on the grid, and keys (n, 2), part after part."""
+        meet(self.identity)
         shape = self.footing.n_points, self.footing.dimensions
         rows: Rows | NDArray[np.float32]
         if self.footing.resident:
@@ -317,7 +320,7 @@ def _readers(
                 " it, spread the points over more shards, or leave cluster.init at auto"
             )
         folder = scratch / digest([basis, store.url, mine])
-        readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder)))
+        readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder), identity()))
     if store.local and scratch.exists():  # of a run that was killed, of which other shards are of no use
         for left in set(scratch.iterdir()) - {Path(reader.folder) for reader in readers}:
             shutil.rmtree(left)

@@ -13,7 +13,7 @@ import yaml
 from modalities.base import FittedEncoder
 from pipelines.config import Config, entries
 from pipelines.embed import embed
-from pipelines.errors import RequestError
+from pipelines.errors import EvensetError, RequestError, causes
 from pipelines.export import check_formats, export
 from pipelines.manifest import (
     Basis,
@@ -30,7 +30,7 @@ from pipelines.owner import CONFIG, IN_JOB, OWNER, alone, check_owner, settled_p
 from pipelines.pool import Pool, check_numbers, is_embedded, open_pool
 from pipelines.progress import Progress
 from pipelines.settle import build, decide, device_of, is_settled, recall
-from pipelines.startup import start
+from pipelines.startup import blame, start
 from pipelines.store import Store, is_absolute
 
 
@@ -138,6 +138,10 @@ class Runner:
         began = time.monotonic()
         try:
             counts = self._work(stage.name)
+        except Exception as error:
+            if not any(isinstance(cause, EvensetError) for cause in causes(error)):
+                blame(self._store, error)
+            raise
         finally:
             self._progress.finish()
         seconds = round(time.monotonic() - began, 3)
@@ -179,7 +183,8 @@ class Runner:
     def _make_ready(self) -> None:
         """Start Ray and settle what is auto, once and only when there is something to do."""
         if not self._ready:
-            start(self._config, self._store, debug=self._debug)
+            for warning in start(self._config, self._store, debug=self._debug):
+                self._progress.say(warning)
             if not self._embedded:
                 self._config = decide(self._config, self._pool.modality)
                 self._write_config()

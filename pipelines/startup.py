@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import logging
@@ -10,12 +11,15 @@ import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from modalities.registry import ENCODER_GROUP, MODALITY_GROUP
+from pipelines import blas
 from pipelines.config import Config
 from pipelines.errors import RequestError, RunError
 from pipelines.manifest import versions
@@ -25,9 +29,15 @@ PACKAGES = ("modalities", "curation", "pipelines")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 """Workers are as many as the CPUs; two BLAS threads that fight for one are slower than one alone."""
 
+SECONDS_TO_ANSWER = 300.0
+"""For a machine to start a process, import the packages and say who it is."""
 
-def start(config: Config, store: Store, *, debug: bool = False) -> None:
+
+def start(config: Config, store: Store, *, debug: bool = False) -> list[str]:
     """Join the Ray cluster that the config or the environment names, or start one on this machine.
+
+    Returns:
+        What somebody should know about its machines, a sentence each.
 
     Raises:
         RequestError: There is no cluster at that address, or a machine of it cannot work on this run.
@@ -43,7 +53,7 @@ def start(config: Config, store: Store, *, debug: bool = False) -> None:
                 _start_here(config, quiet)
     if not debug:
         _hush_ray_data()
-    _check_machines(store)
+    return _check_machines(store)
 
 
 def _join(address: str, quiet: dict[str, Any]) -> None:
@@ -94,8 +104,34 @@ def _hush_ray_data() -> None:
 
 
 def identity() -> dict[str, str]:
-    """What must be the same on every machine: versions, and the source code of our packages."""
-    return {**versions(), "code": _code_digest()}
+    """What must be the same on every machine: versions, plugins, and the source code of our packages."""
+    return {**versions(), **plugins(), "code": _code_digest()}
+
+
+def plugins() -> dict[str, str]:
+    """Every installed plugin (``plugin <group>:<name>``): what it loads, and from which distribution."""
+    found: dict[str, list[str]] = {}
+    for group in (MODALITY_GROUP, ENCODER_GROUP):
+        for point in entry_points(group=group):
+            found.setdefault(f"plugin {group}:{point.name}", []).append(_origin(point))
+    return {name: " and ".join(sorted(origins)) for name, origins in sorted(found.items())}
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.value} of {point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def difference(machine: str, there: dict[str, str], here: dict[str, str]) -> str | None:
+    """In what the identity of ``machine`` is not that of this one, and what to do; else None."""
+    for what in sorted(here.keys() | there.keys()):
+        if there.get(what) != here.get(what):
+            theirs, ours = there.get(what, "nothing of the kind"), here.get(what, "nothing of the kind")
+            return (
+                f"the machine {machine} has {what} {theirs} but this one has {ours}: install the same"
+                " environment on every machine (one image, or a runtime_env of the job), or submit with"
+                " `ray job submit --working-dir .`"
+            )
+    return None
 
 
 def _code_digest() -> str:
@@ -118,11 +154,52 @@ def _code_digest() -> str:
     return code.hexdigest()
 
 
-def _look(store: Store, probe: str) -> tuple[dict[str, str], bool]:
-    return identity(), store.exists(probe)
+def meet(here: dict[str, str]) -> None:
+    """Refuse to work on a machine that came after the check at the start, if it is not like the driver's.
+
+    Args:
+        here: The identity of the driver.
+
+    Raises:
+        RequestError: Something differs.
+    """
+    if differs := difference(socket.gethostname(), _own(), here):
+        raise RequestError(differs)
 
 
-def _check_machines(store: Store) -> None:
+@functools.cache
+def _own() -> dict[str, str]:
+    return identity()
+
+
+class _Seen(NamedTuple):
+    """What a machine says of itself."""
+
+    identity: dict[str, str]
+    sees_the_run: bool
+    warning: str | None
+
+
+def _look(store: Store, probe: str) -> _Seen:
+    return _Seen(identity(), store.exists(probe), blas.warning(blas.kernels(), blas.flags()))
+
+
+def blame(store: Store, error: Exception) -> None:
+    """Where work failed, find the machine that joined since the start and is not like this one.
+
+    Raises:
+        RequestError: There is one. Its work may not even have begun: what is sent to it may be of a plugin
+            that it does not have.
+    """
+    try:
+        _check_machines(store)
+    except RequestError as differs:
+        raise differs from error
+    except Exception:  # nobody is to blame, or nobody answers: what failed is told as it is
+        return
+
+
+def _check_machines(store: Store) -> list[str]:
     """Ask every machine of the cluster who it is, and whether it sees the run directory."""
     here = identity()
     nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -136,19 +213,19 @@ def _check_machines(store: Store) -> None:
             )
             for n in nodes
         ]
-        answers = ray.get(asked)
+        answers = ray.get(asked, timeout=SECONDS_TO_ANSWER)
     finally:
         store.delete(probe)
-    for node, (there, sees) in zip(nodes, answers, strict=True):
+    warnings = []
+    for node, seen in zip(nodes, answers, strict=True):
         name = node["NodeManagerHostname"]
-        for what in here:
-            if there[what] != here[what]:
-                raise RequestError(
-                    f"the machine {name} has {what} {there[what]} but this one has {here[what]}: install the"
-                    " same environment on every machine, or submit with `ray job submit --working-dir .`"
-                )
-        if not sees:
+        if differs := difference(name, seen.identity, here):
+            raise RequestError(differs)
+        if not seen.sees_the_run:
             raise RequestError(
                 f"the machine {name} does not see the run directory {store.url}: put `output` on a disk that"
                 " all machines share, or in a bucket"
             )
+        if seen.warning:
+            warnings.append(f"on the machine {name} {seen.warning}, or before its `ray start` in a cluster")
+    return warnings

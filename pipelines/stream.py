@@ -15,6 +15,7 @@ from curation.errors import CurationError
 from modalities.base import ModalityError, Part
 from pipelines.blocks import enter
 from pipelines.errors import RequestError
+from pipelines.startup import identity, meet
 
 ATTEMPTS = 2
 """Retries of a part whose process died. Ray's default is without end: a part that always kills its
@@ -44,13 +45,38 @@ def telling(fn: Callable[..., Any]) -> Callable[..., Any]:
     return step
 
 
+def alike(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn``, which works on machines like this one alone: others may join after the check at the start."""
+    here = identity()
+
+    @functools.wraps(fn)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        meet(here)
+        return fn(*args, **kwargs)
+
+    return step
+
+
+def alikes(cls: type) -> Any:
+    """``cls``, of which there are actors on machines like this one alone."""
+    here = identity()
+
+    @functools.wraps(cls, updated=())
+    class Alike(cls):  # type: ignore[misc]  # any class may be its base
+        def __init__(self, **kwargs: Any) -> None:
+            meet(here)
+            super().__init__(**kwargs)
+
+    return Alike
+
+
 def tasks(parts: Dataset, fn: Callable[..., Any], *, num_cpus: float, **kwargs: Any) -> Dataset:
     """``fn(block, **kwargs)`` for every part, in tasks; consecutive ones run as one."""
     with warnings.catch_warnings():
         # max_retries has no named parameter yet to take the place of the deprecated keywords
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         return parts.map_batches(
-            telling(fn),
+            alike(telling(fn)),
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs=kwargs,
@@ -72,7 +98,7 @@ def actors(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         return parts.map_batches(
-            cls,
+            alikes(cls),
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=size[0], max_size=size[1]),
