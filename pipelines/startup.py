@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines import access
 from pipelines.config import Config
 from pipelines.errors import RequestError, RunError
 from pipelines.manifest import versions
@@ -26,8 +27,16 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 """Workers are as many as the CPUs; two BLAS threads that fight for one are slower than one alone."""
 
 
-def start(config: Config, store: Store, *, debug: bool = False) -> None:
+def start(
+    config: Config, store: Store, *, debug: bool = False, say: Callable[[str], Any] = lambda _: None
+) -> None:
     """Join the Ray cluster that the config or the environment names, or start one on this machine.
+
+    Args:
+        config: What was asked for.
+        store: The run directory.
+        debug: Let Ray say what it has to say.
+        say: Told when the cluster that was joined is open to anybody.
 
     Raises:
         RequestError: There is no cluster at that address, or a machine of it cannot work on this run.
@@ -41,6 +50,8 @@ def start(config: Config, store: Store, *, debug: bool = False) -> None:
                 _join(address, quiet)
             else:
                 _start_here(config, quiet)
+        if address and address != "local" and (addresses := access.open_at()):
+            say(access.warning(addresses))
     if not debug:
         _hush_ray_data()
     _check_machines(store)
