@@ -9,7 +9,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("modalities", "curation", "pipelines")
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 
-PICKLING = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "jsonpickle"}
+PICKLING = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "cloudpickle",
+    "dill",
+    "marshal",
+    "shelve",
+    "joblib",
+    "jsonpickle",
+}
 ARCHIVES = {"extractall", "unpack_archive"}
 RUNNING = {"eval", "exec", "compile", "execfile", "__import__"}
 SAFE_LOADERS = {"SafeLoader", "CSafeLoader", "_Loader"}
