@@ -75,17 +75,25 @@ def test_hiding_twice_is_hiding_once(uri, text):
         assert redacted(redacted(one)) == redacted(one)
 
 
+SECRET_NAMES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "RAY_AUTH_TOKEN")
+SECRET_NAMES += ("HF_TOKEN", "DB_PASSWORD", "OPENAI_API_KEY")
+PLAIN = {
+    "AWS_REGION": "eu-central-1",
+    "RAY_AUTH_MODE": "token",
+    "TOKENIZERS_PARALLELISM": "false",
+    "AWS_SHARED_CREDENTIALS_FILE": "/home/me/.aws/credentials",
+}
+
+
 def test_values_of_the_environment(monkeypatch):
-    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "RAY_AUTH_TOKEN", "HF_TOKEN",
-                 "DB_PASSWORD", "OPENAI_API_KEY"):  # fmt: skip
+    for name in SECRET_NAMES:
         monkeypatch.setenv(name, f"{name}={SECRET}")
         assert SECRET not in hidden(f"botocore said: {name}={SECRET}.")
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     assert hidden({SECRET: [SECRET, 1, None, (f"a {SECRET}",)]}) == {MASK: [MASK, 1, None, (f"a {MASK}",)]}
     assert "Value" not in hidden("https://h/?x=s3cr3t%2FValue%2Bof%3Dforty%25characters0123456789")
-    for name, value in {"AWS_REGION": "eu-central-1", "RAY_AUTH_MODE": "token", "TOKENIZERS_PARALLELISM": "false",
-                        "AWS_SHARED_CREDENTIALS_FILE": "/home/me/.aws/credentials"}.items():  # fmt: skip
+    for name, value in PLAIN.items():
         monkeypatch.setenv(name, value)
         assert hidden(value) == value
 
@@ -120,8 +128,6 @@ def test_what_is_said_is_hidden_on_the_screen_and_in_the_log(tmp_path, monkeypat
 class Files(BaseHTTPRequestHandler):
     """Serves files in memory to who is signed in, and parts of them."""
 
-    files: dict
-
     def do_HEAD(self):
         self.answer(body=False)
 
@@ -129,7 +135,7 @@ class Files(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, body):
-        data = self.files.get(self.path.partition("?")[0])
+        data = self.server.files.get(self.path.partition("?")[0])
         if data is None or "X-Amz-Signature=" not in self.path or "Authorization" not in self.headers:
             self.send_error(404 if data is None else 403)
             return
@@ -153,10 +159,8 @@ def server():
     np.save(array, blobs(120))
     pq.write_table(pa.table({"text": ["one", "two"]}), table)
 
-    class Handler(Files):
-        files = {"/pool.npy": array.getvalue(), "/pool.parquet": table.getvalue()}
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as served:
+        served.files = {"/pool.npy": array.getvalue(), "/pool.parquet": table.getvalue()}
         threading.Thread(target=served.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{served.server_address[1]}"
         served.shutdown()
