@@ -122,7 +122,10 @@ def read_array(files: Files, folder: str, name: str) -> NDArray[Any]:
         raise DamagedError(f"{folder}/{name} is missing") from error
     if f"{_digest(data)}.npy" != name:
         raise DamagedError(f"{folder}/{name} is damaged: its content is not what was written")
-    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    try:
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DamagedError(f"{folder}/{name} is no array of numbers") from error
     return array
 
 

@@ -104,10 +104,11 @@ def show_plan(
 
     from pipelines.configfile import load_config
     from pipelines.plan import plan, show
+    from pipelines.secrets import hidden
 
     found = plan(load_config(config, overrides), dimensions)
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        typer.echo(json.dumps(hidden(asdict(found)), indent=2))
     else:
         console = Console(highlight=False)
         show(found, console if console.is_terminal else Console(highlight=False, width=200))
@@ -167,10 +168,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         app(arguments, prog_name="evenset")  # ends in SystemExit, and in 2 where it cannot be parsed
     except Exception as error:
+        from pipelines.secrets import hide_in_tracebacks, told
+
         if debug:
+            hide_in_tracebacks()
             raise
         sentence, code = explain(error)
-        typer.echo(f"evenset: {sentence}", err=True)
+        typer.echo(f"evenset: {told(sentence)}", err=True)
         sys.exit(code)
     sys.exit(0)
 

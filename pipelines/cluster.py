@@ -8,7 +8,9 @@ from, and the rows of shards that do not hold theirs in memory, lie in ``unfinis
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -83,6 +85,8 @@ class PoolRows:
                 rows[start : start + len(chunk)] = chunk
                 start += len(chunk)
         else:
+            if self.store.local is None:
+                _own(Path(self.folder).parent)
             for left in Path(self.folder).glob("sketch-*"):  # of a shard that was killed
                 shutil.rmtree(left)
             rows = store_smallest(self._rows, Path(self.folder), shape, self.footing.chunk_bytes)
@@ -308,7 +312,9 @@ def _readers(
     shares = _shares(rows, n_shards)
     memory = _memory(config, len(shares))
     cosine = config.cluster.distance == "cosine"
-    scratch = store.local / UNFINISHED / "scratch" if store.local else Path(tempfile.gettempdir(), "evenset")
+    scratch = Path(tempfile.gettempdir(), f"evenset-{os.getuid()}")
+    if store.local:
+        scratch = store.place(f"{UNFINISHED}/scratch/any").parent
     readers = []
     for share in shares:
         mine, counts = [parts[i] for i in share], [rows[i] for i in share]
@@ -322,9 +328,25 @@ def _readers(
         folder = scratch / digest([basis, store.url, mine])
         readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder), identity()))
     if store.local and scratch.exists():  # of a run that was killed, of which other shards are of no use
-        for left in set(scratch.iterdir()) - {Path(reader.folder) for reader in readers}:
-            shutil.rmtree(left)
+        theirs = {reader.folder for reader in readers}
+        for left in scratch.iterdir():
+            if left.is_symlink():
+                left.unlink()
+            elif str(left) not in theirs:
+                shutil.rmtree(left)
     return readers
+
+
+def _own(folder: Path) -> None:
+    """Make a folder below the one for temporary files, where anybody else could have made it before.
+
+    Raises:
+        RunError: Somebody else did.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise RunError(f"{folder} is not this user's own folder: remove it, or set TMPDIR to another place")
 
 
 def _memory(config: Config, n_shards: int) -> int:

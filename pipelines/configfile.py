@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from pipelines.config import Config, entries
 from pipelines.errors import RequestError
+from pipelines.secrets import MASK
 
 
 def load_config(path: str, overrides: list[str] | None = None) -> Config:
@@ -40,7 +41,19 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
         raise RequestError(_sentences(error, places, path)) from None
     if not config.source.path:
         raise RequestError(f"{path}: source.path is missing: it says where the pool is")
+    _no_secret_missing(config, path)
     return config
+
+
+def _no_secret_missing(config: Config, path: str) -> None:
+    """Refuse a config that a run saved, where it left a secret out."""
+    for key, value, _ in entries(config):
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (f"://{MASK}@" in text or f"={MASK}" in text):
+                raise RequestError(
+                    f"{path}: {key} {text!r} was saved without its secrets: write the uri with them, as"
+                    " it was when the run began"
+                )
 
 
 class _Loader(yaml.SafeLoader):

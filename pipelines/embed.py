@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow.parquet as pq
 import ray
 from ray.data import Dataset
 
@@ -180,14 +179,17 @@ def _count_parts(store: Store, parts: list[Part]) -> Tally:
 
 
 def _footer(store: Store, rel: str) -> tuple[int, str]:
-    with store.filesystem.open(store.path(rel), "rb") as file:
-        metadata = pq.ParquetFile(file).metadata
-        return int(metadata.num_rows), metadata.metadata[encode.DIGEST].decode()
+    metadata = store.metadata(rel)
+    content = (metadata.metadata or {}).get(encode.DIGEST)
+    if content is None:
+        raise RunError(
+            f"{store.url}/{rel} was not written by a run: delete {encode.EMBEDDINGS} there, and run again"
+        )
+    return int(metadata.num_rows), content.decode()
 
 
 def _dimensions(store: Store) -> int:
-    with store.filesystem.open(store.path(store.list(encode.EMBEDDINGS)[0]), "rb") as file:
-        return int(pq.read_schema(file).field("embedding").type.list_size)
+    return store.dimensions(store.list(encode.EMBEDDINGS)[0])
 
 
 def _check_rejects(tally: Tally, limit: float, when: str = "") -> None:

@@ -22,6 +22,7 @@ from modalities.sources.embeddings import EmbeddingsSource
 from modalities.sources.paths import printable
 from pipelines.blocks import entered, pack, part_name, unpack
 from pipelines.errors import RunError
+from pipelines.secrets import hidden
 from pipelines.store import Store
 from pipelines.stream import telling
 
@@ -178,6 +179,8 @@ def _write(
     if normalise:
         for row in np.flatnonzero(~embeddings.any(axis=1)):
             reasons[row] = reasons[row] or ALL_ZERO
+    known = {reason: hidden(reason) for reason in set(reasons)}  # a library's message may quote a uri
+    reasons = [known[reason] for reason in reasons]
     samples = samples.drop_columns(["reason"])
     good = np.array([reason is None for reason in reasons], dtype=bool)
     kept = embeddings[good]

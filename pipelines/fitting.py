@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import ray
@@ -43,11 +44,21 @@ def fit(encoder: FittedEncoder, pool: Pool, seed: int, store: Store) -> str:
         buffer = io.BytesIO()
         np.savez(buffer, **state)
         store.write_bytes(STATE, buffer.getvalue())
-    with np.load(io.BytesIO(store.read_bytes(STATE)), allow_pickle=False) as arrays:
-        state = dict(arrays)
+    state = _kept(store)
     encoder.set_state(state)
     # of the arrays and not of the file, which holds the time at which it was written
     return digest({name: [str(a.dtype), a.shape, a.tobytes().hex()] for name, a in sorted(state.items())})
+
+
+def _kept(store: Store) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(io.BytesIO(store.read_bytes(STATE)), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, AttributeError, EOFError, BadZipFile) as error:  # pickled objects are a ValueError
+        raise RunError(
+            f"{store.url}/{STATE} is damaged, or was not written by a run ({error}): delete"
+            f" {STATE.split('/')[0]} and {encode.EMBEDDINGS} there and run again"
+        ) from error
 
 
 def _chosen_parts(pool: Pool, seed: int) -> list[Part]:

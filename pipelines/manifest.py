@@ -10,12 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
+from pipelines.errors import RunError
+from pipelines.secrets import hidden
 from pipelines.store import Store
 
+T = TypeVar("T")
 MANIFEST = "_manifest.json"
 BEGUN = "_begun.json"
 MISSING = "(nothing)"
@@ -85,8 +89,7 @@ def versions() -> dict[str, str]:
 
 def read_manifest(store: Store, folder: str) -> Manifest | None:
     """The manifest of the stage that lives in ``folder``, or None while it is not complete."""
-    found = _read(store, f"{folder}/{MANIFEST}")
-    return Manifest(**{**found, "basis": Basis(**found["basis"])}) if found else None
+    return _read(store, f"{folder}/{MANIFEST}", _manifest_of)
 
 
 def write_manifest(store: Store, folder: str, manifest: Manifest) -> None:
@@ -101,8 +104,7 @@ def delete_manifest(store: Store, folder: str) -> None:
 
 def read_begun(store: Store, folder: str) -> Basis | None:
     """What the parts in ``folder`` were made from, or None if no stage has begun there."""
-    found = _read(store, f"{folder}/{BEGUN}")
-    return Basis(**found) if found else None
+    return _read(store, f"{folder}/{BEGUN}", _basis_of)
 
 
 def write_begun(store: Store, folder: str, basis: Basis) -> None:
@@ -115,12 +117,34 @@ def delete_begun(store: Store, folder: str) -> None:
     store.delete(f"{folder}/{BEGUN}")
 
 
-def _read(store: Store, rel: str) -> Any:
-    return json.loads(store.read_bytes(rel)) if store.exists(rel) else None
+def _read(store: Store, rel: str, parse: Callable[[Any], T]) -> T | None:
+    if not store.exists(rel):
+        return None
+    try:
+        return parse(json.loads(store.read_bytes(rel)))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RunError(
+            f"{store.url}/{rel} is damaged, or was not written by a run ({error}): delete it to have the"
+            " stage done anew"
+        ) from error
+
+
+def _manifest_of(found: Any) -> Manifest:
+    manifest = Manifest(**{**found, "basis": _basis_of(found["basis"])})
+    if not (isinstance(manifest.counts, dict) and isinstance(manifest.versions, dict)):
+        raise ValueError("counts and versions are mappings")
+    return replace(manifest, seconds=float(manifest.seconds), finished=str(manifest.finished))
+
+
+def _basis_of(found: Any) -> Basis:
+    basis = Basis(**found)
+    if not (isinstance(basis.config, dict) and isinstance(basis.inputs, dict)):
+        raise ValueError("config and inputs are mappings")
+    return basis
 
 
 def _write(store: Store, rel: str, value: Any) -> None:
-    store.write_bytes(rel, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
+    store.write_bytes(rel, json.dumps(hidden(value), indent=2, sort_keys=True).encode() + b"\n")
 
 
 def _plain(value: Any) -> Any:

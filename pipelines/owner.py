@@ -12,7 +12,8 @@ import yaml
 
 from pipelines.config import Config, entries
 from pipelines.errors import RequestError
-from pipelines.store import FULL_DISK, Store, absolute, disk_full
+from pipelines.secrets import hidden
+from pipelines.store import FULL_DISK, Store, absolute, disk_full, open_own
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
@@ -56,9 +57,9 @@ def check_owner(config: Config, store: Store) -> None:
         raise RequestError(_no_run(store, f"its {CONFIG} is not YAML")) from error
     if not (isinstance(old, dict) and "modality" in old and isinstance(old.get("source"), dict)):
         raise RequestError(_no_run(store, f"its {CONFIG} was not written by a run"))
-    for key, value, _ in entries(config):
+    for key, value, _ in entries(hidden(config)):
         section, _, name = key.rpartition(".")
-        if key in OWNER and (before := (old[section] if section else old).get(name)) != value:
+        if key in OWNER and (before := hidden((old[section] if section else old).get(name))) != value:
             raise RequestError(
                 f"the run directory {store.url} belongs to another pool: its {key} is {before!r}, and now"
                 f" it is {value!r}: choose another output, or delete that directory"
@@ -93,7 +94,7 @@ def alone(store: Store) -> Iterator[None]:
         return
     try:
         store.local.mkdir(parents=True, exist_ok=True)
-        lock = (store.local / LOCK).open("w")
+        lock = open_own(store.local / LOCK)
     except OSError as error:
         if error.errno in FULL_DISK:
             raise disk_full(store.local / LOCK) from error

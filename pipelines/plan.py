@@ -29,6 +29,7 @@ from pipelines.manifest import read_manifest
 from pipelines.owner import settled_paths
 from pipelines.pool import Pool, check_numbers, is_embedded, open_pool
 from pipelines.quantities import duration, scaled
+from pipelines.secrets import told
 from pipelines.settle import build
 from pipelines.startup import ONE_THREAD
 from pipelines.store import Store
@@ -120,8 +121,8 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
         raise RequestError(f"--dimensions {dimensions} is no length of an embedding: give a number from 1 on")
     config = settled_paths(config)
     store, pool, here = Store(config.output or ""), open_pool(config), machine()
-    n, told, whose = _embedded(config, store, pool)
-    d, whose = (dimensions, "--dimensions") if dimensions else (told, whose)
+    n, known, whose = _embedded(config, store, pool)
+    d, whose = (dimensions, "--dimensions") if dimensions else (known, whose)
     found = Plan(n, "embeddings" if is_embedded(pool) else f"{config.modality} samples", d, whose)
     _warn_of_numbers(config, found)
     recipe = _recipe(config, n)
@@ -300,9 +301,9 @@ def _note_what_is_left_out(config: Config, pool: Pool, found: Plan) -> None:
 
 def show(found: Plan, console: Console) -> None:
     """Print a plan for a person."""
-    told = f" of {found.dimensions:,} dimensions ({found.dimensions_of})" if found.dimensions else ""
+    wide = f" of {found.dimensions:,} dimensions ({found.dimensions_of})" if found.dimensions else ""
     facts = Table.grid("", "", padding=(0, 2, 0, 0))
-    facts.add_row("pool", f"{found.samples:,} {found.kind}{told}")
+    facts.add_row("pool", told(f"{found.samples:,} {found.kind}{wide}"))
     if found.levels_reason:
         facts.add_row("levels", found.levels_reason)
     here = found.machine
@@ -333,7 +334,7 @@ def show(found: Plan, console: Console) -> None:
     console.print(_level_table(found))
     for name, sentences in (("note", found.notes), ("warning", found.warnings)):
         for sentence in sentences:
-            console.print(f"{name}: {sentence}", markup=False, soft_wrap=True)
+            console.print(told(f"{name}: {sentence}"), markup=False, soft_wrap=True)
 
 
 def _level_table(found: Plan) -> Table:

@@ -14,6 +14,7 @@ import modalities
 from modalities.base import Modality, Part, Source
 from modalities.sources.embeddings import EmbeddingsSource
 from modalities.sources.paths import File, list_files
+from modalities.sources.secrets import redacted
 from pipelines.config import Config
 from pipelines.errors import RequestError
 from pipelines.store import absolute
@@ -118,13 +119,14 @@ def is_embedded(pool: Pool) -> bool:
 def _fingerprint(files: Sequence[File], parts: list[Part]) -> str:
     """Hash of every part and of the name and size of every file.
 
-    Times of change are left out: a pool that was copied, or shipped with a job, is the same pool.
+    Times of change are left out: a pool that was copied, or shipped with a job, is the same pool. So is one
+    whose uri was signed anew.
     """
     listing = hashlib.blake2b(digest_size=16)
     for part in parts:
-        listing.update(json.dumps(part.spec, sort_keys=True).encode("utf-8", "surrogateescape"))
+        listing.update(redacted(json.dumps(part.spec, sort_keys=True)).encode("utf-8", "surrogateescape"))
     for file in files:
-        listing.update(f"\n{file.name}\0{file.size}".encode("utf-8", "surrogateescape"))
+        listing.update(f"\n{redacted(file.name)}\0{file.size}".encode("utf-8", "surrogateescape"))
     return listing.hexdigest()
 
 

@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from pipelines.secrets import hidden, told
 from pipelines.store import Store
 
 LOG = "log.jsonl"
@@ -68,7 +69,7 @@ class Progress:
     def advance(self, n: int = 1, note: str = "") -> None:
         """``n`` more are done; ``note`` says what is going on."""
         self._done += n
-        self._note = note
+        self._note = told(note)
         if self._bars is not None:
             self._bars.update(self._task, advance=n, note=self._note)
         elif time.monotonic() - self._last_line >= SECONDS_A_LINE:
@@ -90,7 +91,7 @@ class Progress:
 
     def say(self, text: str, **fields: Any) -> None:
         """A sentence that stays on the screen and in the log, with ``fields`` beside it in the log."""
-        self._console.print(text, markup=False)
+        self._console.print(told(text), markup=False)
         self._log("say", text=text, **fields)
 
     def _line(self, over: bool = False) -> str:
@@ -111,4 +112,4 @@ class Progress:
             entry = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
             if self._stage:
                 entry["stage"] = self._stage
-            self._store.append_line(LOG, json.dumps({**entry, **fields}))
+            self._store.append_line(LOG, json.dumps({**entry, **hidden(fields)}))

@@ -29,6 +29,7 @@ from pipelines.manifest import (
 from pipelines.owner import CONFIG, IN_JOB, OWNER, alone, check_owner, settled_paths
 from pipelines.pool import Pool, check_numbers, is_embedded, open_pool
 from pipelines.progress import Progress
+from pipelines.secrets import hidden
 from pipelines.settle import build, decide, device_of, is_settled, recall
 from pipelines.startup import blame, start
 from pipelines.store import Store, is_absolute
@@ -183,8 +184,7 @@ class Runner:
     def _make_ready(self) -> None:
         """Start Ray and settle what is auto, once and only when there is something to do."""
         if not self._ready:
-            for warning in start(self._config, self._store, debug=self._debug):
-                self._progress.say(warning)
+            start(self._config, self._store, debug=self._debug, say=self._progress.say)
             if not self._embedded:
                 self._config = decide(self._config, self._pool.modality)
                 self._write_config()
@@ -224,7 +224,7 @@ class Runner:
                 )
 
     def _basis(self, stage: Stage) -> Basis:
-        values = {key: value for key, value, _ in entries(self._config)}
+        values = {key: value for key, value, _ in entries(hidden(self._config))}
         if stage.after is not None:
             upstream = read_manifest(self._store, BY_NAME[stage.after].folder)
             inputs = {f"result of {stage.after}": upstream.fingerprint if upstream else "none"}
@@ -250,7 +250,9 @@ class Runner:
         return Basis({key: values[key] for key in keys}, inputs)
 
     def _write_config(self) -> None:
-        """Save the config as it was resolved; the file can be run again as it is."""
+        """Save the config as it was resolved; but for secrets, the file can be run again as it is."""
         header = "".join(f"# {name} {version}\n" for name, version in versions().items())
-        body = yaml.safe_dump(self._config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        body = yaml.safe_dump(
+            hidden(self._config).model_dump(mode="json"), sort_keys=False, allow_unicode=True
+        )
         self._store.write_bytes(CONFIG, (header + body).encode())

@@ -10,6 +10,7 @@ import modalities
 from modalities.base import Encoder, FittedEncoder, Modality, ModalityError
 from pipelines.config import Config
 from pipelines.manifest import Basis
+from pipelines.secrets import hidden
 
 
 def recall(config: Config, modality: Modality, recorded: Basis | None) -> Config:
@@ -17,7 +18,7 @@ def recall(config: Config, modality: Modality, recorded: Basis | None) -> Config
     model = modality.default_encoder if config.encoder.model == "auto" else config.encoder.model
     known = recorded.config if recorded else {}
     found: dict[str, Any] = {"model": model}
-    if known.get("encoder.model") == model:
+    if known.get("encoder.model") == hidden(model):
         device = known["encoder.device"]
         recalled = {
             "batch_size": known["encoder.batch_size"],

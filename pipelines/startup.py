@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -19,7 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from modalities.registry import ENCODER_GROUP, MODALITY_GROUP
-from pipelines import blas
+from pipelines import access, blas
 from pipelines.config import Config
 from pipelines.errors import RequestError, RunError
 from pipelines.manifest import versions
@@ -33,11 +33,16 @@ SECONDS_TO_ANSWER = 300.0
 """For a machine to start a process, import the packages and say who it is."""
 
 
-def start(config: Config, store: Store, *, debug: bool = False) -> list[str]:
+def start(
+    config: Config, store: Store, *, debug: bool = False, say: Callable[[str], Any] = lambda _: None
+) -> None:
     """Join the Ray cluster that the config or the environment names, or start one on this machine.
 
-    Returns:
-        What somebody should know about its machines, a sentence each.
+    Args:
+        config: What was asked for.
+        store: The run directory.
+        debug: Let Ray say what it has to say.
+        say: Told what somebody should know about the cluster, a sentence each.
 
     Raises:
         RequestError: There is no cluster at that address, or a machine of it cannot work on this run.
@@ -51,9 +56,12 @@ def start(config: Config, store: Store, *, debug: bool = False) -> list[str]:
                 _join(address, quiet)
             else:
                 _start_here(config, quiet)
+        if address and address != "local" and (addresses := access.open_at()):
+            say(access.warning(addresses))
     if not debug:
         _hush_ray_data()
-    return _check_machines(store)
+    for warning in _check_machines(store):
+        say(warning)
 
 
 def _join(address: str, quiet: dict[str, Any]) -> None:

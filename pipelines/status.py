@@ -7,11 +7,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.errors import RequestError
 from pipelines.manifest import Manifest, read_begun, read_manifest
 from pipelines.owner import CONFIG
 from pipelines.run import BY_NAME, STAGES, Stage
+from pipelines.secrets import told
 from pipelines.store import Store
 
 REASONS_SHOWN = 10
@@ -31,16 +33,16 @@ def status(url: str, console: Console) -> None:
     )
     for stage in STAGES:
         done = read_manifest(store, stage.folder)
-        told = (f"{done.seconds:,.1f}", done.finished, _counts(done.counts)) if done else ("", "", "")
-        table.add_row(stage.name, _state(store, stage, done), *told)
-    console.print(f"run {store.url}", markup=False)
+        cells = (f"{done.seconds:,.1f}", done.finished, _counts(done.counts)) if done else ("", "", "")
+        table.add_row(*(Text(told(cell)) for cell in (stage.name, _state(store, stage, done), *cells)))
+    console.print(told(f"run {store.url}"), markup=False)
     console.print(table)
     for stage in STAGES:
         reasons = _reasons(store, stage.name)
         if reasons:
             console.print(f"\nrejected by {stage.name}: {reasons.total():,}", markup=False)
             for reason, count in reasons.most_common(REASONS_SHOWN):
-                console.print(f"  {count:>9,}  {reason}", markup=False)
+                console.print(told(f"  {count:>9,}  {reason}"), markup=False)
             if len(reasons) > REASONS_SHOWN:
                 console.print(f"  and {len(reasons) - REASONS_SHOWN} other reasons (rejected/{stage.name}/)")
 

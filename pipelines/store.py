@@ -9,12 +9,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from modalities.sources.plain import unsafe_column
+from modalities.sources.secrets import redacted
 from pipelines.errors import RunError
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -44,7 +47,7 @@ class Store:
         self.url = absolute(url).rstrip("/") or "/"
 
     def __repr__(self) -> str:
-        return f"Store({self.url!r})"
+        return f"Store({redacted(self.url)!r})"
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
@@ -61,6 +64,22 @@ class Store:
         """The path of ``rel`` in the filesystem's own words (without the protocol)."""
         root: str = fsspec.core.url_to_fs(self.url)[1]
         return f"{root.rstrip('/')}/{rel}" if rel else root
+
+    def place(self, rel: str) -> Path:
+        """Where ``rel`` lies on the local disk, to write it there or to delete it.
+
+        Raises:
+            RunError: A link on the way leads out of the run directory, which may come from somebody else.
+        """
+        assert self.local is not None
+        target = self.local / rel
+        leads = target.parent.resolve()
+        if not leads.is_relative_to(self.local.resolve()):
+            raise RunError(
+                f"{target} lies outside the run directory, in {leads}: remove the link that leads there, or"
+                " choose another output"
+            )
+        return target
 
     def exists(self, rel: str) -> bool:
         """Whether there is a file or folder at ``rel``."""
@@ -88,7 +107,7 @@ class Store:
         if self.local is None:
             self.filesystem.pipe_file(self.path(rel), data)
             return
-        target = self.local / rel
+        target = self.place(rel)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         with _full_disk_told(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,9 +122,31 @@ class Store:
                 raise
 
     def read_table(self, rel: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """One Parquet file as a table, or only the named ``columns`` of it."""
-        with self.filesystem.open(self.path(rel), "rb") as file:
-            return pq.ParquetFile(file).read(columns=columns)
+        """One Parquet file as a table, or only the named ``columns`` of it.
+
+        Raises:
+            RunError: It is no Parquet file, lacks a column, or was written by something else.
+        """
+        with self._parquet(rel) as file:
+            lacking = set(columns or ()) - set(file.schema_arrow.names)
+            if lacking:
+                raise RunError(_foreign(self.url, rel, f"it has no column {sorted(lacking)[0]!r}"))
+            return file.read(columns=columns)
+
+    @contextmanager
+    def _parquet(self, rel: str) -> Iterator[pq.ParquetFile]:
+        """A Parquet file whose values may be looked at, whoever wrote it."""
+        with self.filesystem.open(self.path(rel), "rb") as stream:
+            try:
+                file = pq.ParquetFile(stream)
+                if found := unsafe_column(file.schema_arrow):
+                    why = "column {!r} is of the extension type {!r}, which a run never writes".format(*found)
+                    raise RunError(_foreign(self.url, rel, why))
+                yield file
+            except (pa.ArrowException, OSError) as error:
+                if getattr(error, "errno", None) is not None:  # of the disk or the network, not of the file
+                    raise
+                raise RunError(_foreign(self.url, rel, " ".join(str(error).split()))) from error
 
     def write_table(self, rel: str, table: pa.Table) -> None:
         """Write ``table`` as one Parquet file (zstd), whole or not at all."""
@@ -115,16 +156,27 @@ class Store:
 
     def rows(self, rel: str) -> int:
         """Number of rows of a Parquet file, from its footer."""
-        with self.filesystem.open(self.path(rel), "rb") as file:
-            return int(pq.ParquetFile(file).metadata.num_rows)
+        return int(self.metadata(rel).num_rows)
 
     def dimensions(self, rel: str) -> int:
         """Length of an embedding of a Parquet file of embeddings, from its footer."""
-        with self.filesystem.open(self.path(rel), "rb") as file:
-            return int(pq.ParquetFile(file).schema_arrow.field("embedding").type.list_size)
+        with self._parquet(rel) as file:
+            found = file.schema_arrow.names.count("embedding") == 1
+            kind = file.schema_arrow.field("embedding").type if found else None
+            if kind is None or not pa.types.is_fixed_size_list(kind):
+                raise RunError(_foreign(self.url, rel, "it has no column of embeddings"))
+            return int(kind.list_size)
+
+    def metadata(self, rel: str) -> pq.FileMetaData:
+        """The footer of a Parquet file."""
+        with self._parquet(rel) as file:
+            return file.metadata
 
     def delete(self, rel: str) -> None:
         """Delete a file or a whole folder; nothing happens where there is none."""
+        if self.local is not None and self.place(rel).is_symlink():
+            self.place(rel).unlink()  # the link, and not what it leads to
+            return
         filesystem, path = self.filesystem, self.path(rel)
         if filesystem.exists(path):
             filesystem.rm(path, recursive=True)
@@ -135,11 +187,26 @@ class Store:
             old = self.read_bytes(rel) if self.exists(rel) else b""
             self.write_bytes(rel, old + line.encode() + b"\n")
             return
-        target = self.local / rel
+        target = self.place(rel)
         with _full_disk_told(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("a", encoding="utf-8") as file:
+            with open_own(target) as file:
                 file.write(line + "\n")
+
+
+def open_own(path: Path) -> TextIO:
+    """Open a text file to append to it; one that is a link is an error, for it leads somewhere else.
+
+    Raises:
+        RunError: It is a link.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise RunError(f"{path} is a link, and a run does not write through one: remove it") from error
+    return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
 @contextmanager
@@ -150,6 +217,13 @@ def _full_disk_told(path: Path) -> Iterator[None]:
         if error.errno not in FULL_DISK:
             raise
         raise disk_full(path) from error
+
+
+def _foreign(url: str, rel: str, why: str) -> str:
+    return (
+        f"{url}/{rel} cannot be used ({why}): it is damaged, or this run did not write it; delete"
+        f" {rel.rsplit('/', 1)[0]} there and run the same command again, or choose another output"
+    )
 
 
 def disk_full(path: Path) -> RunError:

@@ -117,9 +117,7 @@ class OpenClip(Encoder):
                 self._tokenizer = open_clip.get_tokenizer(self._arch)
         except Exception as error:
             # Missing files, unpickling, the hub's client, and mismatched weights all come through here.
-            raise ModalityError(
-                f"The weights of {self.spec!r} cannot be loaded ({type(error).__name__}: {error})."
-            ) from error
+            raise ModalityError(f"The weights of {self.spec!r} cannot be loaded ({_why(error)}).") from error
         self._model = self._model.eval().to(device=device, dtype=dtype)
         self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
 
@@ -143,6 +141,12 @@ class OpenClip(Encoder):
                 output = self._model.encode_image(((pixels - mean) / std).to(dtype))
         embeddings: NDArray[np.float32] = output.float().cpu().numpy()
         return embeddings[: len(batch)]
+
+
+def _why(error: Exception) -> str:
+    if type(error).__name__ == "UnpicklingError":  # torch's own words end in how to run it all the same
+        return "the file is damaged, or holds more than weights, such as a program, and those are not run"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _model_config(arch: str) -> dict[str, Any]:

@@ -96,8 +96,12 @@ class SentenceTransformers(Encoder):
                 local_files_only=True,
                 model_kwargs={"dtype": dtype, "use_safetensors": True},
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModalityError(f"The model {self.spec!r} cannot be loaded: {error}") from error
+        except Exception as error:
+            # A damaged or hostile folder surfaces as almost any exception, of safetensors among others.
+            why = " ".join(str(error).split())
+            raise ModalityError(
+                f"The model {self.spec!r} cannot be loaded ({type(error).__name__}: {why})."
+            ) from error
         self._model.eval()
         self._tokenizer = self._model.tokenizer
         self._longest = int(self._model.max_seq_length or LENGTHS[-1])

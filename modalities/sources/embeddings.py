@@ -20,7 +20,7 @@ from modalities.sources.parquet import (
     require_column,
     slices,
 )
-from modalities.sources.paths import READ_ERRORS, File, Listing, Root, printable
+from modalities.sources.paths import READ_ERRORS, File, Listing, Root
 
 PART_ROWS = 16_384
 """Rows of a part at most: vectors are small, and there is nothing to encode."""
@@ -135,7 +135,7 @@ class EmbeddingsSource(Source):
             raise ModalityError(f"{self._root.uri(name)} is shorter than its header says.")
         vectors = np.frombuffer(data, dtype).reshape(stop - start, self._dim).astype(self._dtype)
         uri = self._root.uri(name)
-        label = f"{printable(name)}#" if self._several else ""
+        label = f"{self._root.label(name)}#" if self._several else ""
         rows = range(start, stop)
         return (
             [f"{label}{row}" for row in rows],
@@ -178,7 +178,7 @@ class EmbeddingsSource(Source):
         except (*READ_ERRORS, pa.ArrowException) as error:
             raise ModalityError(f"{self._root.uri(name)} cannot be read: {error}.") from error
         first = spec["first"] + spec["start"]
-        uri, label = self._root.uri(name), printable(name)
+        uri, label = self._root.uri(name), self._root.label(name)
         vectors, reasons = self._matrix(table.column(self._column))
         ids: list[str] = []
         for i, (id, wrong) in enumerate(read_ids(table, self._id_column)):

@@ -64,10 +64,10 @@ class FilesSource(Source):
         for name in part.spec["files"]:
             uri = self._root.uri(name)
             if printable(name) != name:
-                yield Record(printable(name), uri, None, "The file name is not valid UTF-8.")
+                yield Record(self._root.label(name), uri, None, "The file name is not valid UTF-8.")
                 continue
             payload, reason = read_file(self._root, name)
-            yield Record(name, uri, payload, reason)
+            yield Record(self._root.label(name), uri, payload, reason)
 
 
 def read_file(root: Root, name: str) -> tuple[bytes | None, str | None]:

@@ -83,7 +83,7 @@ class LinesSource(Source):
 
     def rejected(self, name: str, row: int, reason: str) -> Record:
         """Return the record of a line that cannot be used."""
-        return Record(f"{printable(name)}#{row}", f"{self._root.uri(name)}#{row}", None, reason)
+        return Record(f"{self._root.label(name)}#{row}", f"{self._root.uri(name)}#{row}", None, reason)
 
 
 class JsonLinesSource(LinesSource):
@@ -110,6 +110,7 @@ class JsonLinesSource(LinesSource):
         super().__init__(listing, self.SUFFIXES, part_rows)
         self._kind = modality.kind
         self._column = column or modality.column_names[0]
+        self._named = column is not None
         self._id_column = id_column
 
     def parts(self) -> list[Part]:
@@ -134,14 +135,17 @@ class JsonLinesSource(LinesSource):
         value, reason = _json_object(line)
         if value is None:
             return self.rejected(name, row, reason)
-        identity = value.get(self._id_column) if self._id_column is not None else f"{printable(name)}#{row}"
+        identity = (
+            value.get(self._id_column) if self._id_column is not None else f"{self._root.label(name)}#{row}"
+        )
         if isinstance(identity, bool) or not isinstance(identity, str | int):
             return self.rejected(name, row, f"The key {self._id_column!r} holds no string or integer.")
         if printable(str(identity)) != str(identity):
             return self.rejected(name, row, f"The key {self._id_column!r} holds no valid Unicode.")
         if self._column not in value:
             return self.rejected(name, row, f"The line has no key {self._column!r}.")
-        payload, why = payload_of(value[self._column], self._kind, self._root, posixpath.dirname(name))
+        folder = posixpath.dirname(name)
+        payload, why = payload_of(value[self._column], self._kind, self._root, folder, named=self._named)
         return Record(str(identity), f"{self._root.uri(name)}#{row}", payload, why)
 
 
@@ -155,7 +159,7 @@ class TextLinesSource(LinesSource):
 
     def record(self, line: bytes, name: str, row: int) -> Record:
         """Take the line as it is; the modality judges it."""
-        return Record(f"{printable(name)}#{row}", f"{self._root.uri(name)}#{row}", line)
+        return Record(f"{self._root.label(name)}#{row}", f"{self._root.uri(name)}#{row}", line)
 
 
 def _json_object(line: bytes) -> tuple[dict[str, Any] | None, str]:

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from modalities.base import Modality, ModalityError, Part, Record, Source
 from modalities.sources.files import PART_BYTES, PART_ROWS
-from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files, printable
+from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
+from modalities.sources.plain import unsafe_type
 from modalities.sources.values import payload_of
 
 SUFFIXES = (".parquet", ".pq", ".parq")
@@ -48,6 +49,7 @@ class ParquetSource(Source):
         self._kind = modality.kind
         self._id_column = id_column
         self._part_rows = part_rows
+        self._named = column is not None
         first = table_files(listing, SUFFIXES)[0]
         schema = open_parquet(self._root, first).schema_arrow
         self._column = column if column is not None else find_column(schema, modality, id_column, first)
@@ -74,7 +76,7 @@ class ParquetSource(Source):
         """Read the rows of a part; where a row group is damaged, all its rows are records with a reason."""
         spec = part.spec
         name = spec["file"]
-        label = printable(name)
+        label = self._root.label(name)
         folder = posixpath.dirname(name)
         uri = self._root.uri(name)
         columns = [self._column] if self._id_column is None else [self._column, self._id_column]
@@ -93,7 +95,7 @@ class ParquetSource(Source):
             if id is None:
                 yield Record(f"{label}#{row}", where, None, wrong)
                 continue
-            payload, why = payload_of(_value(value), self._kind, self._root, folder)
+            payload, why = payload_of(_value(value), self._kind, self._root, folder, named=self._named)
             yield Record(id, where, payload, why)
 
 
@@ -173,6 +175,9 @@ class _Cursor:
         key = (root.url, spec["file"], spec["row_group"], spec["step"], tuple(columns))
         if key != self.key or spec["start"] < self.position:
             file = open_parquet(root, spec["file"])
+            for column in columns:
+                if column in file.schema_arrow.names:  # the file may be another one than was listed
+                    check_plain(file.schema_arrow.field(column), spec["file"])
             self.batches = file.iter_batches(spec["step"], row_groups=[spec["row_group"]], columns=columns)
             self.key, self.position, self.rest = key, 0, None
         try:
@@ -251,10 +256,20 @@ def check_ids(field: pa.Field, name: str) -> None:
 
 def check_samples(field: pa.Field, kind: str, name: str) -> None:
     """Raise ModalityError where a column cannot hold samples."""
+    check_plain(field, name)
     if not (_is_text(field.type) or _is_payload(field.type)):
         raise ModalityError(
             f"{name}: source.column {field.name!r} is of type {field.type}; {kind} samples are bytes,"
             " strings or structs with the fields bytes and path."
+        )
+
+
+def check_plain(field: pa.Field, name: str) -> None:
+    """Raise ModalityError where the values of a column could be read only by running code of the file."""
+    if kind := unsafe_type(field.type):
+        raise ModalityError(
+            f"{name}: column {field.name!r} is of the extension type {kind!r}, whose values are made by"
+            " running what the file says: write the column as plain bytes, strings or numbers."
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 
 from modalities.base import ModalityError
+from modalities.sources.secrets import redacted
 
 READ_ERRORS = (OSError, EOFError)
 """What opening or reading a file raises when the file is at fault."""
@@ -58,10 +59,13 @@ class Root:
         return fs, posixpath.join(root, name) if name else root
 
     def uri(self, name: str) -> str:
-        """Return where a file lies: a plain path on a local disk, a URL elsewhere."""
+        """Return where a file lies: a plain path on a local disk, a URL without its secrets elsewhere."""
         fs, path = self.join(name)
-        uri: str = path if is_local(fs) else fs.unstrip_protocol(path)
-        return printable(uri)
+        return printable(path) if is_local(fs) else redacted(printable(fs.unstrip_protocol(path)))
+
+    def label(self, name: str) -> str:
+        """Return a file's name as ids have it: without what signs a URL, and fit for a table."""
+        return redacted(printable(name)) if "://" in self.url else printable(name)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ REMOTE = ("s3://", "gs://", "gcs://", "az://", "abfs://", "hf://", "https://", "
 NOTHING = "The value is missing."
 
 
-def payload_of(value: Any, kind: str, root: Root, folder: str) -> tuple[bytes | None, str | None]:
+def payload_of(
+    value: Any, kind: str, root: Root, folder: str, *, named: bool
+) -> tuple[bytes | None, str | None]:
     """Return the bytes of one sample, or None and the reason.
 
     Args:
@@ -24,6 +26,8 @@ def payload_of(value: Any, kind: str, root: Root, folder: str) -> tuple[bytes | 
         kind: the modality's kind of sample.
         root: the source's root, which relative addresses may not leave.
         folder: the folder of the table, relative to the root, where relative addresses begin.
+        named: the user named the column. No other sends this machine to an address on the network, which may
+            be one that only this machine reaches.
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
@@ -38,13 +42,15 @@ def payload_of(value: Any, kind: str, root: Root, folder: str) -> tuple[bytes | 
             return value.encode("utf-8"), None
         except UnicodeEncodeError:
             return None, "The text is not valid Unicode."
-    return _fetch(value, root, folder)
+    return _fetch(value, root, folder, named)
 
 
-def _fetch(address: str, root: Root, folder: str) -> tuple[bytes | None, str | None]:
+def _fetch(address: str, root: Root, folder: str, named: bool) -> tuple[bytes | None, str | None]:
     if "::" in address:
         return None, "The address chains filesystems, which is not allowed in data."
     if address.startswith(REMOTE):
+        if not named:
+            return None, "The address is remote, and such are followed only in the column of source.column."
         head, _, tail = address.rpartition("/")
         try:
             return read_file(Root(head), tail)

@@ -20,6 +20,7 @@ from pipelines.manifest import read_manifest
 from pipelines.progress import Progress
 from pipelines.report import figures, occupancy, page, provenance, shown
 from pipelines.sample import read_tree
+from pipelines.secrets import hidden
 from pipelines.store import Store
 
 # Samples that the page shows of the pool, and of the curated set.
@@ -75,10 +76,11 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         "versions": manifests.versions,
         "notes": manifests.notes + notes,
     }
+    metrics = hidden(metrics)
     store.write_bytes("metrics.json", json.dumps(metrics, indent=1, allow_nan=False).encode())
     html = page.render(
-        title=PurePosixPath(store.url).name,
-        config=config,
+        title=hidden(PurePosixPath(store.url).name),
+        config=hidden(config),
         encoded=_was_encoded(store),
         metrics=metrics,
         histograms=[(c.level, len(c.pool), figures.size_histogram(c)) for c in reversed(levels)],
