@@ -8,6 +8,7 @@ from typing import Any
 
 from modalities.sources.files import read_file
 from modalities.sources.paths import Root, is_local
+from modalities.sources.patience import SlowError
 
 REMOTE = ("s3://", "gs://", "gcs://", "az://", "abfs://", "hf://", "https://", "http://")
 """Addresses a table may point to. Others could reach into this machine or chain filesystems."""
@@ -47,7 +48,7 @@ def _fetch(address: str, root: Root, folder: str) -> tuple[bytes | None, str | N
     if address.startswith(REMOTE):
         head, _, tail = address.rpartition("/")
         try:
-            return read_file(Root(head), tail)
+            return _read(Root(head, root.timeout), tail)
         except Exception as error:
             # A client for the web raises errors of its own, and one dead link may cost only itself.
             return None, f"The address cannot be read ({type(error).__name__})."
@@ -57,7 +58,14 @@ def _fetch(address: str, root: Root, folder: str) -> tuple[bytes | None, str | N
     fs, path = root.join(name)
     if is_local(fs) and not _inside(path, root):
         return None, "The address leaves the folder of the pool."
-    return read_file(root, name)
+    return _read(root, name)
+
+
+def _read(root: Root, name: str) -> tuple[bytes | None, str | None]:
+    try:
+        return read_file(root, name)
+    except SlowError as error:
+        return None, str(error)
 
 
 def _inside(path: str, root: Root) -> bool:
