@@ -11,7 +11,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from curation import exact
 from curation.checkpoint import Checkpoint
@@ -31,6 +34,7 @@ from curation.recipe import Recipe
 from curation.rows import Footing, Rows, store_smallest
 from curation.shards import RayWorkers
 from curation.workers import FIT_DONE
+from pipelines import written
 from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
@@ -121,8 +125,9 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     Raises:
         RunError: Nothing is embedded, or the pool cannot be clustered as asked.
     """
-    parts = [part for part in store.list("embeddings") if store.rows(part)]
-    rows = [store.rows(part) for part in parts]
+    found = {part: store.rows(part) for part in written.parts(store, "embeddings")}
+    parts = [part for part, count in found.items() if count]
+    rows = [found[part] for part in parts]
     total = sum(rows)
     if not total:
         raise RunError("no sample is embedded, so there is nothing to cluster; see what was rejected and why")
@@ -171,6 +176,8 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     finally:
         workers.close()
         progress.finish()
+        if not store.local:  # nobody would look for it there
+            _clear(_scratch(store))
     store.delete(UNFINISHED)
     notes = [note for level in grown for note in level.notes]
     for note in notes:
@@ -181,6 +188,10 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         "asked": list(recipe.n_clusters),
         "inertia": grown[0].inertia / exact.SQUARE_UNIT * 4.0**exponent,
         "shards": len(readers),
+        "files": {
+            "tree/level-1/assignments": written.runs(map(part_index, parts)),
+            **{f"tree/level-{i}/centroids": [[0, len(lv.slices)]] for i, lv in enumerate(grown, start=1)},
+        },
         "notes": reasons + notes,
         "estimated_s": round(estimate, 1),
         "took_s": round(time.monotonic() - began, 1),
@@ -239,7 +250,7 @@ def _readers(
     shares = _shares(rows, n_shards)
     memory = _memory(config, len(shares))
     cosine = config.cluster.distance == "cosine"
-    scratch = store.local / UNFINISHED / "scratch" if store.local else Path(tempfile.gettempdir(), "evenset")
+    scratch = _scratch(store)
     readers = []
     for share in shares:
         mine, counts = [parts[i] for i in share], [rows[i] for i in share]
@@ -252,10 +263,35 @@ def _readers(
             )
         folder = scratch / digest([basis, store.url, mine])
         readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder)))
-    if store.local and scratch.exists():  # of a run that was killed, of which other shards are of no use
-        for left in set(scratch.iterdir()) - {Path(reader.folder) for reader in readers}:
-            shutil.rmtree(left)
+    kept = {Path(reader.folder) for reader in readers}  # a killed run's, of which other shards are of no use
+    if store.local:
+        _delete(scratch, kept)
+    else:
+        _clear(scratch, kept)
     return readers
+
+
+def _scratch(store: Store) -> Path:
+    """Folder for the rows of shards that do not hold theirs in memory: this run's, on each one's machine."""
+    if store.local:
+        return store.local / UNFINISHED / "scratch"
+    return Path(tempfile.gettempdir(), "evenset", digest(store.url))
+
+
+def _clear(folder: Path, kept: Collection[Path] = ()) -> None:
+    """`_delete` on every machine."""
+    delete = ray.remote(num_cpus=0)(_delete)
+    alive = [NodeAffinitySchedulingStrategy(n["NodeID"], soft=True) for n in ray.nodes() if n["Alive"]]
+    with suppress(RayError):  # a machine that is gone has taken its disk along
+        ray.get([delete.options(scheduling_strategy=node).remote(folder, kept) for node in alive])
+
+
+def _delete(folder: Path, kept: Collection[Path] = ()) -> None:
+    """Deletes what lies in a folder of this machine and is not kept, and the folder if nothing is left."""
+    for left in set(folder.iterdir() if folder.exists() else ()) - set(kept):
+        shutil.rmtree(left, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _memory(config: Config, n_shards: int) -> int:

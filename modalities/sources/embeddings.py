@@ -113,10 +113,16 @@ class EmbeddingsSource(Source):
         """The rows of a part that was not read in time: as many as there are, and none that can be used."""
         first = spec.get("first", 0)
         rows = range(first + spec["start"], first + spec["stop"])
-        names = [f"#{row}" for row in rows]
         vectors = np.full((len(rows), self._dim), np.nan, self._dtype)
-        label, uri = printable(spec["file"]), self._root.uri(spec["file"])
-        return [label + n for n in names], [uri + n for n in names], vectors, [reason] * len(rows)
+        label, uri = f"{printable(spec['file'])}#", self._root.uri(spec["file"])
+        if "row_group" not in spec and not self._several:
+            label = ""
+        return (
+            [f"{label}{row}" for row in rows],
+            [f"{uri}#{row}" for row in rows],
+            vectors,
+            [reason] * len(rows),
+        )
 
     def _adopt(self, name: str, dim: int, dtype: np.dtype[Any]) -> None:
         if self._dim and dim != self._dim:
