@@ -99,6 +99,7 @@ def source(
     id_column: str | None = None,
     modality: Modality,
     part_rows: int | None = None,
+    timeout: float | None = None,
 ) -> Source:
     """Open a pool; see `modalities.sources.open_source`.
 
@@ -108,7 +109,13 @@ def source(
     from modalities.sources import open_source  # filesystems and Arrow take a second to import
 
     return open_source(
-        format, path, column=column, id_column=id_column, modality=modality, part_rows=part_rows
+        format,
+        path,
+        column=column,
+        id_column=id_column,
+        modality=modality,
+        part_rows=part_rows,
+        timeout=timeout,
     )
 
 

@@ -13,7 +13,8 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from curation import exact
 from curation.checkpoint import Checkpoint
@@ -33,6 +36,7 @@ from curation.recipe import Recipe
 from curation.rows import Footing, Rows, store_smallest
 from curation.shards import RayWorkers
 from curation.workers import FIT_DONE
+from pipelines import written
 from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
@@ -86,7 +90,8 @@ class PoolRows:
                 start += len(chunk)
         else:
             if self.store.local is None:
-                _own(Path(self.folder).parent)
+                for above in (Path(self.folder).parents[1], Path(self.folder).parent):
+                    _own(above)
             for left in Path(self.folder).glob("sketch-*"):  # of a shard that was killed
                 shutil.rmtree(left)
             rows = store_smallest(self._rows, Path(self.folder), shape, self.footing.chunk_bytes)
@@ -131,8 +136,9 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     Raises:
         RunError: Nothing is embedded, or the pool cannot be clustered as asked.
     """
-    parts = [part for part in store.list("embeddings") if store.rows(part)]
-    rows = [store.rows(part) for part in parts]
+    found = {part: store.rows(part) for part in written.parts(store, "embeddings")}
+    parts = [part for part, count in found.items() if count]
+    rows = [found[part] for part in parts]
     total = sum(rows)
     if not total:
         raise RunError("no sample is embedded, so there is nothing to cluster; see what was rejected and why")
@@ -150,7 +156,7 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     gpus = config.cluster.num_gpus if there.most_gpus else 0
     count = shards_asked(config, total, there.most_cpus, there.most_gpus if gpus else 0)
     regrouped = 0
-    with asked({"GPU": 1} if gpus else {"CPU": 1}, count):
+    with asked({"GPU": 1} if gpus else {"CPU": 1}, count), _cleared(store):
         estimate = work.estimate()
         while True:
             try:
@@ -176,6 +182,10 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         "inertia": grown[0].inertia / exact.SQUARE_UNIT * 4.0**exponent,
         "shards": n_shards,
         "regrouped": regrouped,
+        "files": {
+            "tree/level-1/assignments": written.runs(map(part_index, parts)),
+            **{f"tree/level-{i}/centroids": [[0, len(lv.slices)]] for i, lv in enumerate(grown, start=1)},
+        },
         "notes": reasons + notes,
         "estimated_s": round(estimate, 1),
         "took_s": round(time.monotonic() - began, 1),
@@ -312,9 +322,7 @@ def _readers(
     shares = _shares(rows, n_shards)
     memory = _memory(config, len(shares))
     cosine = config.cluster.distance == "cosine"
-    scratch = Path(tempfile.gettempdir(), f"evenset-{os.getuid()}")
-    if store.local:
-        scratch = store.place(f"{UNFINISHED}/scratch/any").parent
+    scratch = _scratch(store)
     readers = []
     for share in shares:
         mine, counts = [parts[i] for i in share], [rows[i] for i in share]
@@ -327,14 +335,48 @@ def _readers(
             )
         folder = scratch / digest([basis, store.url, mine])
         readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder), identity()))
-    if store.local and scratch.exists():  # of a run that was killed, of which other shards are of no use
-        theirs = {reader.folder for reader in readers}
-        for left in scratch.iterdir():
-            if left.is_symlink():
-                left.unlink()
-            elif str(left) not in theirs:
-                shutil.rmtree(left)
+    kept = {Path(reader.folder) for reader in readers}  # a killed run's, of which other shards are of no use
+    if store.local:
+        _delete(scratch, kept)
+    else:
+        _clear(scratch, kept)
     return readers
+
+
+def _scratch(store: Store) -> Path:
+    """Folder for the rows of shards that do not hold theirs in memory: this run's, on each one's machine."""
+    if store.local:
+        return store.place(f"{UNFINISHED}/scratch/any").parent
+    return Path(tempfile.gettempdir(), f"evenset-{os.getuid()}", digest(store.url))
+
+
+@contextmanager
+def _cleared(store: Store) -> Iterator[None]:
+    """Leaves no rows of shards on other machines' disks, where nobody would look for them."""
+    try:
+        yield
+    finally:
+        if not store.local:
+            _clear(_scratch(store))
+
+
+def _clear(folder: Path, kept: Collection[Path] = ()) -> None:
+    """`_delete` on every machine."""
+    delete = ray.remote(num_cpus=0)(_delete)
+    alive = [NodeAffinitySchedulingStrategy(n["NodeID"], soft=True) for n in ray.nodes() if n["Alive"]]
+    with suppress(RayError):  # a machine that is gone has taken its disk along
+        ray.get([delete.options(scheduling_strategy=node).remote(folder, kept) for node in alive])
+
+
+def _delete(folder: Path, kept: Collection[Path] = ()) -> None:
+    """Deletes what lies in a folder of this machine and is not kept, and the folder if nothing is left."""
+    for left in set(folder.iterdir() if folder.exists() else ()) - set(kept):
+        if left.is_symlink():
+            left.unlink()
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _own(folder: Path) -> None:

@@ -205,6 +205,8 @@ class Limits(Section):
 
     rejected: Annotated[float, Field(ge=0, le=1)] = 0.5
     """the largest share of the pool that may be rejected before the run fails"""
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    """seconds that reading a sample (or a row group, or some lines) may take before it is rejected"""
 
 
 class Ray(Section):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ from ray.data import Dataset
 
 from modalities.base import FittedEncoder, Part
 from modalities.sources.embeddings import EmbeddingsSource
-from pipelines import encode, fitting, stream
+from pipelines import encode, fitting, stream, written
 from pipelines.blocks import part_index, part_name
 from pipelines.config import Config
 from pipelines.errors import RequestError, RunError
@@ -44,8 +45,9 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
         pool: The pool where it is open already.
 
     Returns:
-        ``samples``, ``embedded``, ``rejected``, ``reasons``, ``parts``, ``dimensions`` and ``digest`` (of
-        all embeddings in order); for an encoder that learns from the pool also ``state``.
+        ``samples``, ``embedded``, ``rejected``, ``reasons``, ``parts``, ``dimensions``, ``digest`` (of all
+        embeddings in order) and ``files`` (`pipelines.written`); for an encoder that learns from the pool
+        also ``state``.
 
     Raises:
         RunError: Too many samples were rejected, or the pool changed while it was read.
@@ -53,7 +55,7 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     """
     pool = pool or open_pool(config)
     counts: dict[str, Any] = {"samples": pool.size, "parts": len(pool.parts)}
-    done = {part_index(rel) for rel in store.list(encode.EMBEDDINGS)}
+    done = {part_index(rel) for rel in store.list(encode.EMBEDDINGS)}  # one too few is read again
     there = sum(samples_of(part) for part in pool.parts if part.index in done)
     progress.start("embed", pool.size, "samples", done=there)
     todo = [part for part in pool.parts if part.index not in done]
@@ -78,7 +80,8 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     _check_rejects(tally, config.limits.rejected)
     if tally.rejected:
         progress.say(f"embed: {tally.rejected:,} of {pool.size:,} samples rejected: {tally.told()}")
-    duplicate = find_duplicate(store, tally.embedded)
+    names = [part_name(encode.EMBEDDINGS, part.index) for part in pool.parts]
+    duplicate = find_duplicate(store, names, tally.embedded)
     if duplicate:
         name, uris = duplicate
         raise RequestError(
@@ -89,8 +92,12 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
         "embedded": tally.embedded,
         "rejected": tally.rejected,
         "reasons": dict(tally.reasons.most_common(100)),
-        "dimensions": _dimensions(store),
+        "dimensions": store.dimensions(names[0]),
         "digest": digest(tally.digests),
+        "files": {
+            encode.EMBEDDINGS: written.runs(part.index for part in pool.parts),
+            encode.REJECTED: written.runs(tally.spoiled),
+        },
     }
 
 
@@ -153,15 +160,15 @@ def _recount(store: Store, pool: Pool) -> Tally:
 
 
 def _count_parts(store: Store, parts: list[Part]) -> Tally:
-    with_rejects = set(store.list(encode.REJECTED))
     tally = Tally()
     broken: list[str] = []
     for part in parts:
         embedded, content = _footer(store, part_name(encode.EMBEDDINGS, part.index))
         reasons: list[str] = []
         rejects = part_name(encode.REJECTED, part.index)
-        if rejects in with_rejects:
-            reasons = store.read_table(rejects, ["reason"])["reason"].to_pylist()
+        if embedded < samples_of(part):
+            with suppress(FileNotFoundError):
+                reasons = store.read_table(rejects, ["reason"])["reason"].to_pylist()
         if samples_of(part) != embedded + len(reasons):
             broken.append(
                 f"part {part.index} of the pool has {samples_of(part):,} samples, but {embedded:,} were"
@@ -169,7 +176,8 @@ def _count_parts(store: Store, parts: list[Part]) -> Tally:
             )
             store.delete(part_name(encode.EMBEDDINGS, part.index))  # first: while it is there, it is done
             store.delete(rejects)
-        tally.add(Tally(embedded, len(reasons), Counter(reasons), [content]))
+        spoiled = [part.index] if reasons else []
+        tally.add(Tally(embedded, len(reasons), Counter(reasons), [content], spoiled))
     if broken:
         raise RunError(
             f"{broken[0]}: the pool changed while it was read; run the same command again to read"
@@ -186,10 +194,6 @@ def _footer(store: Store, rel: str) -> tuple[int, str]:
             f"{store.url}/{rel} was not written by a run: delete {encode.EMBEDDINGS} there, and run again"
         )
     return int(metadata.num_rows), content.decode()
-
-
-def _dimensions(store: Store) -> int:
-    return store.dimensions(store.list(encode.EMBEDDINGS)[0])
 
 
 def _check_rejects(tally: Tally, limit: float, when: str = "") -> None:

@@ -19,7 +19,7 @@ from ray.data import Dataset
 
 from modalities.base import Modality, Part, Record, Source
 from modalities.sources.embeddings import EmbeddingsSource
-from pipelines import stream
+from pipelines import stream, written
 from pipelines.blocks import entered, keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import EMBEDDINGS, fixed_lists
@@ -74,7 +74,8 @@ def export(config: Config, store: Store, progress: Progress, pool: Pool | None =
 
     for row in stream.rows_of(todo, build_stream):
         progress.advance(sizes[row["part"]])
-    samples = ray.get(ray.remote(_finish).remote(store, "ids" in config.export.formats, is_embedded(pool)))
+    parts, id_list = [part.index for part in pool.parts], "ids" in config.export.formats
+    samples = ray.get(ray.remote(_finish).remote(store, parts, id_list, is_embedded(pool)))
     progress.finish()
     return {"samples": samples, "formats": list(config.export.formats)}
 
@@ -91,7 +92,7 @@ def check_formats(config: Config, pool: Pool) -> None:
 
 def _sorted_curated(store: Store) -> tuple[pa.Table, NDArray[np.uint64]]:
     """The curated set in the order of its keys, and the keys (n, 2), so that a part finds its own."""
-    table = pa.concat_tables([store.read_table(rel) for rel in store.list("curated")])
+    table = pa.concat_tables([store.read_table(rel) for rel in written.parts(store, "curated")])
     keys = keys_in(table["key"])
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     return table.take(pa.array(order)), keys[order]
@@ -191,10 +192,11 @@ def _write_files(store: Store, modality: Modality, ids: list[str], payloads: pa.
         yield name
 
 
-def _finish(store: Store, id_list: bool, embedded: bool) -> int:
+def _finish(store: Store, parts: list[int], id_list: bool, embedded: bool) -> int:
     """Write the lists of ids and row numbers, a line a copy, in the order of ``curated/``; count samples."""
-    index = pa.concat_tables([store.read_table(rel, ["key", "row"]) for rel in store.list(INDEX)])
-    curated = pa.concat_tables([store.read_table(r, ["id", "key", "repeats"]) for r in store.list("curated")])
+    index = pa.concat_tables([store.read_table(part_name(INDEX, i), ["key", "row"]) for i in parts])
+    files = written.parts(store, "curated")
+    curated = pa.concat_tables([store.read_table(file, ["id", "key", "repeats"]) for file in files])
     if index.num_rows != curated.num_rows:
         raise RunError(
             f"{curated.num_rows:,} samples are curated but {index.num_rows:,} were found in the pool"

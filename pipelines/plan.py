@@ -18,7 +18,7 @@ from curation.recipe import Recipe
 from curation.rows import Footing
 from modalities.base import ModalityError
 from modalities.sources.embeddings import EmbeddingsSource
-from pipelines import blas
+from pipelines import blas, written
 from pipelines.calibration import Machine, disk_rates, existing, machine, measure
 from pipelines.cluster import recipe_of
 from pipelines.config import Config
@@ -152,7 +152,7 @@ def _embedded(config: Config, store: Store, pool: Pool) -> tuple[int, int | None
     """Samples to cluster, their dimensions if they can be told, and who told."""
     done = read_manifest(store, "embeddings")
     if done and done.basis.inputs.get("pool") == pool.fingerprint:
-        parts = [part for part in store.list("embeddings") if store.rows(part)]
+        parts = [part for part in written.parts(store, "embeddings") if store.rows(part)]
         if parts:
             return int(done.counts["embedded"]), store.dimensions(parts[0]), "the run's embeddings"
     if isinstance(pool.source, EmbeddingsSource):

@@ -76,7 +76,12 @@ def open_pool(config: Config) -> Pool:
     settings = config.source
     where: str | list[str] = paths[0] if len(paths) == 1 else paths
     source = modalities.source(
-        settings.format, where, column=settings.column, id_column=settings.id_column, modality=modality
+        settings.format,
+        where,
+        column=settings.column,
+        id_column=settings.id_column,
+        modality=modality,
+        timeout=config.limits.timeout,
     )
     parts = source.parts()
     files = list_files(where).files

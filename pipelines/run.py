@@ -27,8 +27,9 @@ from pipelines.manifest import (
     write_manifest,
 )
 from pipelines.owner import CONFIG, IN_JOB, OWNER, alone, check_owner, settled_paths
-from pipelines.pool import Pool, check_numbers, is_embedded, open_pool
+from pipelines.pool import Pool, check_numbers, is_embedded, open_pool, source_paths
 from pipelines.progress import Progress
+from pipelines.retries import Retries
 from pipelines.secrets import hidden
 from pipelines.settle import build, decide, device_of, is_settled, recall
 from pipelines.startup import blame, start
@@ -107,6 +108,7 @@ class Runner:
         self._debug = debug
         self._ready = False
         self._progress = Progress(self._store)
+        self._retries = Retries()
 
     def run(self, stages: tuple[str, ...]) -> None:
         """Do ``stages``; see `run`."""
@@ -120,8 +122,11 @@ class Runner:
                     f"results go to {self._store.url}, which Ray deletes some time after the job: set"
                     " `output` to a bucket or an absolute path to keep them"
                 )
-            for name in stages:
-                self._do(BY_NAME[name])
+            try:
+                for name in stages:
+                    self._do(BY_NAME[name])
+            finally:
+                self._retries.close()
         self._progress.say(f"results: {self._store.url}")
 
     def _do(self, stage: Stage) -> None:
@@ -136,7 +141,7 @@ class Runner:
             self._check_left()
         self._make_ready()
         self._clear(stage, basis, done)
-        began = time.monotonic()
+        began, retried = time.monotonic(), self._retries.total
         try:
             counts = self._work(stage.name)
         except Exception as error:
@@ -145,6 +150,8 @@ class Runner:
             raise
         finally:
             self._progress.finish()
+        if self._retries.total > retried:
+            counts["retries"] = self._retries.total - retried
         seconds = round(time.monotonic() - began, 3)
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         write_manifest(
@@ -185,6 +192,8 @@ class Runner:
         """Start Ray and settle what is auto, once and only when there is something to do."""
         if not self._ready:
             start(self._config, self._store, debug=self._debug, say=self._progress.say)
+            if any("://" in url for url in (self._store.url, *source_paths(self._config))):
+                self._retries.open()
             if not self._embedded:
                 self._config = decide(self._config, self._pool.modality)
                 self._write_config()

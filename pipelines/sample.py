@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from curation.errors import CurationError
 from curation.sampling import Drawn, budgets, draw, leaf_candidates, preferences
 from curation.tree import Level, Tree
+from pipelines import written
 from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.errors import RunError
@@ -46,7 +47,7 @@ def sample(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         leaf_budgets = budgets(tree, size, config.sample.max_repeats, config.seed)[0]
     except CurationError as error:
         raise RunError(f"sample.size: {error}") from error
-    parts = store.list("tree/level-1/assignments")
+    parts = written.parts(store, "tree/level-1/assignments")
     progress.start("sample", len(parts), "parts")
     wanted = ray.put(leaf_budgets)
     offers = [_offer.remote(store, part, wanted, config.sample.within, config.seed) for part in parts]
@@ -67,7 +68,7 @@ def sample(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
 def read_tree(store: Store) -> Tree:
     """The shape of the tree (sizes and parents, no centroids) from a run directory."""
     levels: list[Level] = []
-    while files := store.list(f"tree/level-{len(levels) + 1}/centroids"):
+    while files := written.parts(store, f"tree/level-{len(levels) + 1}/centroids"):
         table = pa.concat_tables([store.read_table(file, ["size", "parent"]) for file in files])
         parent = table.column("parent")
         parents = None if parent.null_count else parent.to_numpy()
@@ -127,7 +128,12 @@ def _write(store: Store, tree: Tree, size: int, drawn: Drawn, *named: pa.Table) 
     table = table.append_column("weight", pa.array(drawn.weight, pa.float64()))
     for index, start in enumerate(range(0, max(1, len(table)), _ROWS_A_FILE)):
         store.write_table(part_name("curated", index), table.slice(start, _ROWS_A_FILE))
-    return {"pool": tree.size, "curated": int(drawn.repeats.sum()), "distinct": len(table)}
+    return {
+        "pool": tree.size,
+        "curated": int(drawn.repeats.sum()),
+        "distinct": len(table),
+        "files": {"curated": [[0, index + 1]]},
+    }
 
 
 def _lists(values: NDArray[np.int64], offsets: Sequence[int] | NDArray[np.int64]) -> pa.ListArray:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines import written
 from pipelines.errors import RequestError
 from pipelines.manifest import Manifest, read_begun, read_manifest
 from pipelines.owner import CONFIG
@@ -75,6 +76,6 @@ def _counts(counts: dict[str, Any]) -> str:
 
 def _reasons(store: Store, stage: str) -> Counter[str]:
     reasons: Counter[str] = Counter()
-    for rel in store.list(f"rejected/{stage}"):
+    for rel in written.parts(store, f"rejected/{stage}"):
         reasons.update(store.read_table(rel, ["reason"])["reason"].to_pylist())
     return reasons

@@ -18,7 +18,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from modalities.sources.plain import unsafe_column
 from modalities.sources.secrets import redacted
-from pipelines.errors import RunError
+from pipelines.errors import RequestError, RunError
+
+for _protocol in ("s3", "s3a"):  # imported when it is used: it needs the extra `aws`
+    fsspec.register_implementation(
+        _protocol, "pipelines.s3:S3", clobber=True, errtxt="install evenset[aws] to read and write s3://"
+    )
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -37,7 +42,7 @@ class Store:
     """One run directory. Holds nothing but its URL, so it travels to workers as it is.
 
     A file appears whole or not at all: on a local disk it is written beside its place and moved
-    there with a rename, on an object store it is one PUT.
+    there with a rename, on an object store it is one PUT, or an upload in parts that is completed last.
 
     Args:
         url: A local path or any URL that fsspec opens (``s3://``, ``gs://``, ``hf://``, ``memory://``).
@@ -52,17 +57,24 @@ class Store:
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
         """The filesystem behind the URL (fsspec keeps one instance a process)."""
-        return fsspec.core.url_to_fs(self.url)[0]
+        return self._opened()[0]
+
+    def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        try:
+            filesystem, root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise RequestError(f"output {self.url} cannot be opened: {error}") from error
+        return filesystem, root
 
     @property
     def local(self) -> Path | None:
         """The run directory as a local path, or None where it is on an object store."""
-        filesystem, root = fsspec.core.url_to_fs(self.url)
+        filesystem, root = self._opened()
         return Path(root) if isinstance(filesystem, LocalFileSystem) else None
 
     def path(self, rel: str) -> str:
         """The path of ``rel`` in the filesystem's own words (without the protocol)."""
-        root: str = fsspec.core.url_to_fs(self.url)[1]
+        root = self._opened()[1]
         return f"{root.rstrip('/')}/{rel}" if rel else root
 
     def place(self, rel: str) -> Path:

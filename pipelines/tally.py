@@ -15,12 +15,14 @@ class Tally:
         rejected: How many have not.
         reasons: Why not, with how often.
         digests: Of the embeddings, a part each.
+        spoiled: Indices of the parts with rejects.
     """
 
     embedded: int = 0
     rejected: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     digests: list[str] = field(default_factory=list)
+    spoiled: list[int] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
         """Take in the counts of other parts."""
@@ -28,6 +30,7 @@ class Tally:
         self.rejected += other.rejected
         self.reasons.update(other.reasons)
         self.digests += other.digests
+        self.spoiled += other.spoiled
 
     def told(self, most: int = 3) -> str:
         """The commonest reasons with their counts."""

@@ -11,7 +11,6 @@ import ray
 from numpy.typing import NDArray
 
 from pipelines.blocks import keys_in
-from pipelines.encode import EMBEDDINGS
 from pipelines.store import Store
 
 KEYS_A_BUCKET = 8_000_000
@@ -20,13 +19,12 @@ KEYS_A_BUCKET = 8_000_000
 PARTS_A_TASK = 256
 
 
-def find_duplicate(store: Store, rows: int) -> tuple[str, list[str]] | None:
-    """An id that two of the ``rows`` embedded samples share and the uris of all that have it, or None.
+def find_duplicate(store: Store, files: Sequence[str], rows: int) -> tuple[str, list[str]] | None:
+    """An id that two of the ``rows`` samples in ``files`` share, and the uris of all that have it; or None.
 
     The keys stay in the object store: tasks spread those of some parts over buckets by their first
     bits, and one task a bucket looks for equal ones.
     """
-    files = store.list(EMBEDDINGS)
     buckets = max(1, -(-rows // KEYS_A_BUCKET))
     spread = ray.remote(num_returns=buckets)(_spread)
     groups = [files[i : i + PARTS_A_TASK] for i in range(0, len(files), PARTS_A_TASK)]

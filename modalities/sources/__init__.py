@@ -35,6 +35,7 @@ def open_source(
     id_column: str | None,
     modality: Modality,
     part_rows: int | None = None,
+    timeout: float | None = None,
 ) -> Source:
     """Open a pool.
 
@@ -45,6 +46,7 @@ def open_source(
         id_column: column or key of the ids, where the format has such.
         modality: what a sample is.
         part_rows: samples of a part at most; None takes the format's own.
+        timeout: seconds that reading a sample, or the rows of a part, may take; None sets no bound.
 
     Raises:
         ModalityError: the format is unknown or comes later, the path is not there, or a column is missing.
@@ -55,7 +57,7 @@ def open_source(
         )
     if fmt not in FORMATS:
         raise ModalityError(f"source.format {fmt!r} is unknown; there are {', '.join(FORMATS)}.")
-    listing = list_files(path)
+    listing = list_files(path, timeout)
     if fmt == "auto":
         fmt = detect_format(listing, modality.suffixes)
     rows = {} if part_rows is None else {"part_rows": part_rows}

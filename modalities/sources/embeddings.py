@@ -20,7 +20,8 @@ from modalities.sources.parquet import (
     require_column,
     slices,
 )
-from modalities.sources.paths import READ_ERRORS, File, Listing, Root
+from modalities.sources.paths import READ_ERRORS, File, Listing, Root, printable
+from modalities.sources.patience import SlowError
 
 PART_ROWS = 16_384
 """Rows of a part at most: vectors are small, and there is nothing to encode."""
@@ -96,13 +97,32 @@ class EmbeddingsSource(Source):
 
         Returns:
             The ids, the uris, the embeddings (n, dim) in `dtype`, and for each row None or the reason why it
-            cannot be used: its id is null or not valid UTF-8 (then ``path#row`` stands for it), or its
-            embedding is null or of another length (then it is all NaN).
+            cannot be used: its id is null or not valid UTF-8 (then ``path#row`` stands for it), its
+            embedding is null or of another length (then it is all NaN), or both, where it was not read in
+            time.
 
         Raises:
             ModalityError: the file was damaged or removed since it was listed.
         """
-        return self._read_table(part.spec) if "row_group" in part.spec else self._read_array(part.spec)
+        try:
+            return self._read_table(part.spec) if "row_group" in part.spec else self._read_array(part.spec)
+        except SlowError as error:
+            return self._unread(part.spec, str(error))
+
+    def _unread(self, spec: dict[str, Any], reason: str) -> tuple[list[str], list[str], Vectors, Reasons]:
+        """The rows of a part that was not read in time: as many as there are, and none that can be used."""
+        first = spec.get("first", 0)
+        rows = range(first + spec["start"], first + spec["stop"])
+        vectors = np.full((len(rows), self._dim), np.nan, self._dtype)
+        label, uri = f"{printable(spec['file'])}#", self._root.uri(spec["file"])
+        if "row_group" not in spec and not self._several:
+            label = ""
+        return (
+            [f"{label}{row}" for row in rows],
+            [f"{uri}#{row}" for row in rows],
+            vectors,
+            [reason] * len(rows),
+        )
 
     def _adopt(self, name: str, dim: int, dtype: np.dtype[Any]) -> None:
         if self._dim and dim != self._dim:
@@ -123,12 +143,10 @@ class EmbeddingsSource(Source):
     def _read_array(self, spec: dict[str, Any]) -> tuple[list[str], list[str], Vectors, Reasons]:
         name, start, stop = spec["file"], spec["start"], spec["stop"]
         dtype = np.dtype(spec["dtype"])
-        fs, path = self._root.join(name)
         size = (stop - start) * self._dim * dtype.itemsize
+        offset = spec["offset"] + start * self._dim * dtype.itemsize
         try:
-            with fs.open(path, "rb") as stream:
-                stream.seek(spec["offset"] + start * self._dim * dtype.itemsize)
-                data: bytes = stream.read(size)
+            data = self._root.in_time(lambda: _stretch(self._root, name, offset, size))
         except READ_ERRORS as error:
             raise ModalityError(f"{self._root.uri(name)} cannot be read: {error}.") from error
         if len(data) != size:
@@ -209,6 +227,14 @@ class EmbeddingsSource(Source):
                 else f"The embedding has {length} dimensions, not {self._dim}."
             )
         return matrix, reasons
+
+
+def _stretch(root: Root, name: str, offset: int, size: int) -> bytes:
+    fs, path = root.join(name)
+    with fs.open(path, "rb") as stream:
+        stream.seek(offset)
+        data: bytes = stream.read(size)
+    return data
 
 
 def _is_array(root: Root, file: File) -> bool:

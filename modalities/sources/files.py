@@ -8,12 +8,16 @@ from typing import Any
 
 from modalities.base import ModalityError, Part, Record, Source
 from modalities.sources.paths import READ_ERRORS, Listing, Root, is_local, list_files, printable
+from modalities.sources.patience import SlowError
 
 PART_ROWS = 1024
 """Samples of a part at most; with PART_BYTES it bounds what one task holds in memory."""
 
 PART_BYTES = 64 * 2**20
 """Bytes of a part at most, where sizes are known; a larger sample is a part of its own."""
+
+SLOW_FILES = 16
+"""In a row: then it is not the files that are at fault."""
 
 SAMPLE_BYTES = 512 * 2**20
 """A larger file is rejected unread."""
@@ -61,22 +65,36 @@ class FilesSource(Source):
 
     def read(self, part: Part) -> Iterator[Record]:
         """Read the files of a part; one that is gone or unreadable is a record with a reason."""
+        slow = 0  # in a row
         for name in part.spec["files"]:
             uri = self._root.uri(name)
             if printable(name) != name:
                 yield Record(self._root.label(name), uri, None, "The file name is not valid UTF-8.")
                 continue
-            payload, reason = read_file(self._root, name)
+            try:
+                payload, reason = read_file(self._root, name)
+                slow = 0
+            except SlowError as error:
+                payload, reason = None, str(error)
+                slow += 1
+            if slow == SLOW_FILES:
+                raise ModalityError(
+                    f"{self._root.url} does not answer: {slow} files in a row could not be read within"
+                    f" limits.timeout={self._root.timeout:g} seconds, the last of them {uri}: see that it is"
+                    " up, and run the same command again to go on from here"
+                )
             yield Record(self._root.label(name), uri, payload, reason)
 
 
 def read_file(root: Root, name: str) -> tuple[bytes | None, str | None]:
-    """Read one whole file; return its bytes, or None and the reason."""
-    fs, path = root.join(name)
+    """Read one whole file; return its bytes, or None and the reason.
+
+    Raises:
+        SlowError: it takes longer than the root allows.
+    """
     try:
-        if not is_local(fs) or fs.isfile(path):
-            with fs.open(path, "rb") as stream:
-                payload: bytes = stream.read(SAMPLE_BYTES + 1)
+        payload = root.in_time(lambda: _content(root, name))
+        if payload is not None:
             if len(payload) > SAMPLE_BYTES:
                 return None, f"The file has more than {SAMPLE_BYTES:,} bytes."
             return payload, None
@@ -89,3 +107,12 @@ def read_file(root: Root, name: str) -> tuple[bytes | None, str | None]:
         why = errno.errorcode.get(code, type(error).__name__) if code else type(error).__name__
         return None, f"The file cannot be read ({why})."
     return None, "The file is gone, or is no regular file."
+
+
+def _content(root: Root, name: str) -> bytes | None:
+    fs, path = root.join(name)
+    if is_local(fs) and not fs.isfile(path):
+        return None
+    with fs.open(path, "rb") as stream:
+        payload: bytes = stream.read(SAMPLE_BYTES + 1)
+    return payload

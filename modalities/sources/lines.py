@@ -11,6 +11,7 @@ from typing import Any
 from modalities.base import Modality, ModalityError, Part, Record, Source
 from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files, printable
+from modalities.sources.patience import SlowError
 from modalities.sources.values import payload_of
 
 CHUNK = 8 * 2**20
@@ -59,19 +60,17 @@ class LinesSource(Source):
         """Read the lines of a part; a bad line is a record with a reason and costs only itself."""
         spec = part.spec
         name, first, rows = spec["file"], spec["start"], spec["stop"] - spec["start"]
-        fs, path = self._root.join(name)
         reason = "The file is gone or shorter than when it was listed."
         lines: list[bytes] = []
         try:
             if spec["length"] > PART_BYTES:
                 reason = f"The line has more than {PART_BYTES:,} bytes."
             else:
-                with fs.open(path, "rb") as stream:
-                    stream.seek(spec["offset"])
-                    text: bytes = stream.read(spec["length"])
-                lines = text.split(b"\n")
+                lines = self._root.in_time(lambda: _text(self._root, spec)).split(b"\n")
                 if lines[-1] == b"" and len(lines) > rows:
                     lines.pop()
+        except SlowError as error:
+            reason = str(error)
         except READ_ERRORS as error:
             reason = f"The file cannot be read ({type(error).__name__})."
         for i in range(rows):
@@ -172,6 +171,14 @@ def _json_object(line: bytes) -> tuple[dict[str, Any] | None, str]:
     except (ValueError, RecursionError):
         return None, "The line is not valid JSON."
     return (value, "") if isinstance(value, dict) else (None, "The line is not a JSON object.")
+
+
+def _text(root: Root, spec: dict[str, Any]) -> bytes:
+    fs, path = root.join(spec["file"])
+    with fs.open(path, "rb") as stream:
+        stream.seek(spec["offset"])
+        text: bytes = stream.read(spec["length"])
+    return text
 
 
 def _runs(root: Root, name: str, part_rows: int) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from modalities.base import Modality, ModalityError, Part, Record, Source
 from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
+from modalities.sources.patience import SlowError
 from modalities.sources.plain import unsafe_type
 from modalities.sources.values import payload_of
 
@@ -82,8 +83,10 @@ class ParquetSource(Source):
         columns = [self._column] if self._id_column is None else [self._column, self._id_column]
         try:
             table = read_slice(self._root, spec, columns)
-        except (*READ_ERRORS, pa.ArrowException, ModalityError):
+        except (*READ_ERRORS, pa.ArrowException, ModalityError, SlowError) as error:
             reason = "The row group cannot be read: the Parquet file is damaged or gone."
+            if isinstance(error, SlowError):
+                reason = str(error)
             for row in range(spec["first"] + spec["start"], spec["first"] + spec["stop"]):
                 yield Record(f"{label}#{row}", f"{uri}#{row}", None, reason)
             return
@@ -212,8 +215,15 @@ def read_slice(root: Root, spec: dict[str, Any], columns: list[str]) -> pa.Table
 
     Raises:
         ModalityError, OSError, pyarrow.ArrowException: the file is damaged or gone.
+        SlowError: it takes longer than the root allows.
     """
-    return _cursor.take(root, spec, columns)
+    global _cursor
+    cursor = _cursor
+    try:
+        return root.in_time(lambda: cursor.take(root, spec, columns))
+    except SlowError:
+        _cursor = _Cursor()  # the old one is still being moved
+        raise
 
 
 def find_column(schema: pa.Schema, modality: Modality, id_column: str | None, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import PurePosixPath
@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 
 from modalities.base import ModalityError
+from modalities.sources.patience import T, in_time
 from modalities.sources.secrets import redacted
 
 READ_ERRORS = (OSError, EOFError)
@@ -45,9 +46,11 @@ class Root:
 
     Attributes:
         url: of the folder, in full.
+        timeout: seconds that reading a sample, or the rows of a part, may take; None sets no bound.
     """
 
     url: str
+    timeout: float | None = None
 
     def filesystem(self) -> tuple[Any, str]:
         """Return the fsspec filesystem and the folder's path on it."""
@@ -57,6 +60,14 @@ class Root:
         """Return the filesystem and the path of a file in the folder."""
         fs, root = self.filesystem()
         return fs, posixpath.join(root, name) if name else root
+
+    def in_time(self, read: Callable[[], T]) -> T:
+        """Return ``read()``.
+
+        Raises:
+            SlowError: it takes longer than `timeout`; nobody waits for it any more.
+        """
+        return read() if self.timeout is None else in_time(read, self.timeout)
 
     def uri(self, name: str) -> str:
         """Return where a file lies: a plain path on a local disk, a URL without its secrets elsewhere."""
@@ -113,11 +124,15 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def list_files(path: str | Sequence[str]) -> Listing:
+def list_files(path: str | Sequence[str], timeout: float | None = None) -> Listing:
     """List the files that ``source.path`` names.
 
     Hidden files and folders (``.git``, ``.DS_Store``) are skipped, and links to folders are not followed,
     unless they are named themselves. Only regular files count: opening a pipe would wait for ever.
+
+    Args:
+        path: what the config says.
+        timeout: of the root, for reading.
 
     Raises:
         ModalityError: a path is not there, or the paths lie on different filesystems.
@@ -150,7 +165,7 @@ def list_files(path: str | Sequence[str]) -> Listing:
     ]
     files.sort(key=lambda file: file.name.encode("utf-8", "surrogateescape"))
     url = common if is_local(first) else first.unstrip_protocol(common)
-    return Listing(Root(url), tuple(files), singles == len(paths) == 1, tuple(urls))
+    return Listing(Root(url, timeout), tuple(files), singles == len(paths) == 1, tuple(urls))
 
 
 def _expand(fs: Any, full: str, path: str) -> tuple[str, list[File], bool]:

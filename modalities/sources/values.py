@@ -8,6 +8,7 @@ from typing import Any
 
 from modalities.sources.files import read_file
 from modalities.sources.paths import Root, is_local
+from modalities.sources.patience import SlowError
 
 REMOTE = ("s3://", "gs://", "gcs://", "az://", "abfs://", "hf://", "https://", "http://")
 """Addresses a table may point to. Others could reach into this machine or chain filesystems."""
@@ -53,7 +54,7 @@ def _fetch(address: str, root: Root, folder: str, named: bool) -> tuple[bytes | 
             return None, "The address is remote, and such are followed only in the column of source.column."
         head, _, tail = address.rpartition("/")
         try:
-            return read_file(Root(head), tail)
+            return _read(Root(head, root.timeout), tail)
         except Exception as error:
             # A client for the web raises errors of its own, and one dead link may cost only itself.
             return None, f"The address cannot be read ({type(error).__name__})."
@@ -63,7 +64,14 @@ def _fetch(address: str, root: Root, folder: str, named: bool) -> tuple[bytes | 
     fs, path = root.join(name)
     if is_local(fs) and not _inside(path, root):
         return None, "The address leaves the folder of the pool."
-    return read_file(root, name)
+    return _read(root, name)
+
+
+def _read(root: Root, name: str) -> tuple[bytes | None, str | None]:
+    try:
+        return read_file(root, name)
+    except SlowError as error:
+        return None, str(error)
 
 
 def _inside(path: str, root: Root) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines import written
 from pipelines.manifest import read_manifest
 from pipelines.store import Store
 
@@ -53,7 +54,7 @@ def read_rejects(store: Store) -> list[Reason]:
     """Reasons of all stages, the most frequent first."""
     found: dict[tuple[str, str], Reason] = {}
     for stage in STAGES:
-        for part in store.list(f"rejected/{stage}"):
+        for part in written.parts(store, f"rejected/{stage}"):
             table = store.read_table(part, columns=["id", "reason"])
             reasons, first, counts = np.unique(
                 np.array(table.column("reason").to_pylist(), dtype=str), return_index=True, return_counts=True

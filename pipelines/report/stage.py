@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from curation import chance
 from curation.balance import balance
+from pipelines import written
 from pipelines.blocks import keys_in, part_index
 from pipelines.config import Config
 from pipelines.errors import RunError
@@ -43,11 +44,11 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     Raises:
         RunError: the tree or the curated set is missing, or they contradict each other.
     """
-    if not store.list(ASSIGNMENTS):
+    curated_files, assignments = written.parts(store, "curated"), written.parts(store, ASSIGNMENTS)
+    if not assignments:
         raise RunError("there is no tree to report on: run `cluster` first")
     tree = read_tree(store)
     sizes = tree.levels[0].sizes
-    curated_files, assignments = store.list("curated"), store.list(ASSIGNMENTS)
     progress.start("report", len(curated_files) + 2 * len(assignments), "files")
     copies, distinct, favoured = _read_curated(config, store, curated_files, len(sizes), progress.advance)
     random, rows = _read_pool(

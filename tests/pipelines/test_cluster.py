@@ -87,7 +87,8 @@ def test_the_stages_give_what_the_library_gives(tmp_path, shards, distance, repe
     drawn = balanced_sample(tree, 400, max_repeats=repeats, seed=4)
     assert [name for _, name in copies] == list(drawn)
     assert [rank for rank, _ in copies] == list(range(1, 401))
-    assert told == {"pool": 2000, "curated": 400, "distinct": len(curated)}
+    files = {"curated": [[0, 1]]}
+    assert told == {"pool": 2000, "curated": 400, "distinct": len(curated), "files": files}
     assert curated["weight"].to_numpy().sum() == pytest.approx(2000)
     assert curated["uri"].to_pylist() == [f"there/{i}" for i in curated["id"].to_pylist()]
     leaf = dict(zip(ids, tree.leaves.clusters, strict=True))
