@@ -8,13 +8,8 @@ from, and the rows of shards that do not hold theirs in memory, lie in ``unfinis
 
 from __future__ import annotations
 
-import os
-import shutil
-import stat
-import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +18,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from curation import exact
 from curation.checkpoint import Checkpoint
@@ -33,101 +26,24 @@ from curation.hierarchy import Grown, grow
 from curation.inputs import check_points
 from curation.levels import auto_clusters, auto_reason
 from curation.recipe import Recipe
-from curation.rows import Footing, Rows, store_smallest
+from curation.rows import Footing
 from curation.shards import RayWorkers
 from curation.workers import FIT_DONE
 from pipelines import written
-from pipelines.blocks import keys_in, part_index, part_name
+from pipelines.blocks import part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RunError
 from pipelines.estimate import RESIDENT_SHARE, shards, shards_asked, stage_estimate
 from pipelines.manifest import digest, read_manifest
+from pipelines.points import Assignments, PoolRows
 from pipelines.progress import Progress
 from pipelines.resources import asked, resources
-from pipelines.startup import identity, meet
+from pipelines.scratch import UNFINISHED, clear, cleared, delete_here, scratch_of
+from pipelines.startup import identity
 from pipelines.store import Store
 
-UNFINISHED = "unfinished"
-"""Folder of what a run that is not done needs: deleted when it is."""
-
 _REGROUPS = 1000  # times that machines may come or go
-
-
-@dataclass(frozen=True)
-class PoolRows:
-    """Reads some parts of ``embeddings/`` as points on the grid; a restarted shard calls it again.
-
-    Attributes:
-        store: The run directory.
-        parts: The parts.
-        counts: Rows of each.
-        exponent: Of the grid.
-        cosine: Whether rows are brought to unit norm.
-        footing: Whether they are held in memory, or in a file and streamed.
-        folder: Where that file goes, on the shard's own machine; no other's.
-        identity: Of the driver's machine; on another one nothing is read.
-    """
-
-    store: Store
-    parts: Sequence[str]
-    counts: Sequence[int]
-    exponent: int
-    cosine: bool
-    footing: Footing
-    folder: str
-    identity: dict[str, str]
-
-    def __call__(self) -> tuple[Rows | NDArray[np.float32], NDArray[np.uint64]]:
-        """Points (n, d), float32 on the grid, and keys (n, 2), part after part."""
-        meet(self.identity)
-        shape = self.footing.n_points, self.footing.dimensions
-        rows: Rows | NDArray[np.float32]
-        if self.footing.resident:
-            rows, start = np.empty(shape, np.float32), 0
-            for chunk in self._rows():
-                rows[start : start + len(chunk)] = chunk
-                start += len(chunk)
-        else:
-            if self.store.local is None:
-                for above in (Path(self.folder).parents[1], Path(self.folder).parent):
-                    _own(above)
-            for left in Path(self.folder).glob("sketch-*"):  # of a shard that was killed
-                shutil.rmtree(left)
-            rows = store_smallest(self._rows, Path(self.folder), shape, self.footing.chunk_bytes)
-        keys = np.empty((len(rows), 2), np.uint64)
-        start = 0
-        for part, count in zip(self.parts, self.counts, strict=True):
-            keys[start : start + count] = keys_in(self.store.read_table(part, ["key"])["key"])
-            start += count
-        return rows, keys
-
-    def _rows(self) -> Iterator[NDArray[np.float32]]:
-        grid = exact.Grid(self.exponent)
-        for part in self.parts:
-            values = matrix(self.store.read_table(part, ["embedding"])["embedding"])
-            yield grid.encode(exact.normalize_rows(values) if self.cosine else values)
-
-
-@dataclass(frozen=True)
-class Assignments:
-    """Writes the clusters of the rows that `PoolRows` read, one file for each of its parts."""
-
-    store: Store
-    parts: Sequence[str]
-    exponent: int
-
-    def __call__(self, clusters: NDArray[np.int64], distances: NDArray[np.float64]) -> int:
-        """Returns the rows written; distances (n,) are exact, on the grid."""
-        scaled = exact.Grid(self.exponent).decode_squared(distances).astype(np.float32)
-        start = 0
-        for part in self.parts:
-            table = self.store.read_table(part, ["id", "key"])
-            rows = slice(start, start := start + table.num_rows)
-            table = table.append_column("cluster", pa.array(clusters[rows], pa.int64()))
-            table = table.append_column("distance", pa.array(scaled[rows], pa.float32()))
-            self.store.write_table(part_name("tree/level-1/assignments", part_index(part)), table)
-        return start
 
 
 def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
@@ -156,7 +72,7 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     gpus = config.cluster.num_gpus if there.most_gpus else 0
     count = shards_asked(config, total, there.most_cpus, there.most_gpus if gpus else 0)
     regrouped = 0
-    with asked({"GPU": 1} if gpus else {"CPU": 1}, count), _cleared(store):
+    with asked({"GPU": 1} if gpus else {"CPU": 1}, count), cleared(store):
         estimate = work.estimate()
         while True:
             try:
@@ -322,7 +238,7 @@ def _readers(
     shares = _shares(rows, n_shards)
     memory = _memory(config, len(shares))
     cosine = config.cluster.distance == "cosine"
-    scratch = _scratch(store)
+    scratch = scratch_of(store)
     readers = []
     for share in shares:
         mine, counts = [parts[i] for i in share], [rows[i] for i in share]
@@ -337,58 +253,10 @@ def _readers(
         readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder), identity()))
     kept = {Path(reader.folder) for reader in readers}  # a killed run's, of which other shards are of no use
     if store.local:
-        _delete(scratch, kept)
+        delete_here(scratch, kept)
     else:
-        _clear(scratch, kept)
+        clear(scratch, kept)
     return readers
-
-
-def _scratch(store: Store) -> Path:
-    """Folder for the rows of shards that do not hold theirs in memory: this run's, on each one's machine."""
-    if store.local:
-        return store.place(f"{UNFINISHED}/scratch/any").parent
-    return Path(tempfile.gettempdir(), f"evenset-{os.getuid()}", digest(store.url))
-
-
-@contextmanager
-def _cleared(store: Store) -> Iterator[None]:
-    """Leaves no rows of shards on other machines' disks, where nobody would look for them."""
-    try:
-        yield
-    finally:
-        if not store.local:
-            _clear(_scratch(store))
-
-
-def _clear(folder: Path, kept: Collection[Path] = ()) -> None:
-    """`_delete` on every machine."""
-    delete = ray.remote(num_cpus=0)(_delete)
-    alive = [NodeAffinitySchedulingStrategy(n["NodeID"], soft=True) for n in ray.nodes() if n["Alive"]]
-    with suppress(RayError):  # a machine that is gone has taken its disk along
-        ray.get([delete.options(scheduling_strategy=node).remote(folder, kept) for node in alive])
-
-
-def _delete(folder: Path, kept: Collection[Path] = ()) -> None:
-    """Deletes what lies in a folder of this machine and is not kept, and the folder if nothing is left."""
-    for left in set(folder.iterdir() if folder.exists() else ()) - set(kept):
-        if left.is_symlink():
-            left.unlink()
-        else:
-            shutil.rmtree(left, ignore_errors=True)
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _own(folder: Path) -> None:
-    """Make a folder below the one for temporary files, where anybody else could have made it before.
-
-    Raises:
-        RunError: Somebody else did.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise RunError(f"{folder} is not this user's own folder: remove it, or set TMPDIR to another place")
 
 
 def _memory(config: Config, n_shards: int) -> int:

@@ -15,10 +15,10 @@ import ray.data  # noqa: F401 (it registers the type that unpickles)
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
 from curation.kept import DamagedError, read_array
-from pipelines.cluster import _own
 from pipelines.errors import RunError
 from pipelines.fitting import STATE, _kept
 from pipelines.manifest import read_begun, read_manifest
+from pipelines.scratch import own
 from pipelines.store import Store
 from tests.pipelines.conftest import blobs, png
 
@@ -214,20 +214,20 @@ def test_what_a_killed_run_left_is_deleted_only_in_the_run(evenset, run, tmp_pat
 
 
 def test_a_folder_for_temporary_files_that_is_somebody_elses(tmp_path):
-    _own(tmp_path / "mine")
-    _own(tmp_path / "mine")
+    own(tmp_path / "mine")
+    own(tmp_path / "mine")
     assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o700
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     for name in ("link", "open"):
         with pytest.raises(RunError, match="not this user's own"):
-            _own(tmp_path / name)
+            own(tmp_path / name)
     if os.getuid() == 0:
         (tmp_path / "theirs").mkdir()
         os.chown(tmp_path / "theirs", 65534, 65534)
         with pytest.raises(RunError, match="not this user's own"):
-            _own(tmp_path / "theirs")
+            own(tmp_path / "theirs")
 
 
 EVIL = [
