@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _ULP = 2.0**-24
 _TILE_SCORES = 1_500_000  # float32 scores a tile: 6 MB, so that a tile is still in cache when it is read
 _LEAST_ROWS = 128  # rows a tile at least: below it a product runs at half its speed
+_PAIR_ROWS = 4096  # rows that a thread takes where each is compared with two centroids
 _NONE = np.empty(0, np.int32)
 
 
@@ -148,7 +149,7 @@ class Assigner:
         others = np.empty(len(rows) if seconds else 0, np.int32)
         call = _Call(self, rows, shifts, margins, centroids, candidates, labels, others)
         if candidates is None or groups is None:
-            each(self.n_threads, call.full, self._spans(len(rows), len(centroids.values)))
+            each(self.n_threads, call.full, _spans(len(rows), self.tile_rows(len(centroids.values))))
         else:
             index, edges = native.sort_by_label(groups + np.int32(1), len(candidates.offsets))
             work = call.restricted_work(index, edges)
@@ -185,8 +186,14 @@ class Assigner:
         if self.on is not None:
             near = self.squared_distances(rows, first, pair, index)
             return 2 * pair + (near > self.squared_distances(rows, second, pair, index))
-        out = np.empty(len(index), np.int32)
-        native.sides(_here(rows), index, pair, first.values, second.values, out)
+        out, here = np.empty(len(index), np.int32), _here(rows)
+
+        def fill(spans: Iterator[tuple[int, int]]) -> None:
+            for low, high in spans:
+                mine = slice(low, high)
+                native.sides(here, index[mine], pair[mine], first.values, second.values, out[mine])
+
+        each(self.n_threads, fill, _spans(len(index), _PAIR_ROWS))
         return out
 
     def cluster_sums(
@@ -202,10 +209,6 @@ class Assigner:
         if self.on is not None:
             return self.on.project(_there(rows, self.on), directions)
         return sketch.project(_here(rows), directions, self.n_threads)
-
-    def _spans(self, n: int, n_candidates: int) -> Iterator[tuple[int, int]]:
-        rows = self.tile_rows(n_candidates)
-        return ((start, min(n, start + rows)) for start in range(0, n, rows))
 
     def _margins(self, norms: NDArray[np.float64], norm: float, dimensions: int) -> NDArray[np.float32]:
         if not self.recheck:
@@ -299,6 +302,11 @@ def score_bound(norms: NDArray[np.float64], centroid_norm: float, dimensions: in
     shift = score_shift(norms, centroid_norm, dimensions)
     error = product_bound(dimensions) * product + _ULP * half + 2 * _ULP * (product + half + shift)
     return error * (1 + 1e-3)
+
+
+def _spans(n: int, rows: int) -> Iterator[tuple[int, int]]:
+    """Runs of so many rows of n, as (first, beyond)."""
+    return ((start, min(n, start + rows)) for start in range(0, n, rows))
 
 
 def _here(rows: Chunk) -> NDArray[np.float32]:

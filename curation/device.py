@@ -122,7 +122,14 @@ class Device:
         weights: NDArray[np.int64] | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """See `curation.exact.cluster_sums`."""
-        which = self.tensor(labels)
+        if len(labels) and labels.min() < 0:  # such rows go to a cluster of their own, which is dropped
+            sums, counts = self.cluster_sums(rows, labels + np.int32(1), n_clusters + 1, weights)
+            return sums[1:], counts[1:]
+        return self._cluster_sums(rows, self.tensor(labels), n_clusters, weights)
+
+    def _cluster_sums(
+        self, rows: torch.Tensor, which: torch.Tensor, n_clusters: int, weights: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if weights is None:
             sums, counts = gpu.cluster_sums(rows, which, n_clusters, backend=self.backend)
         else:

@@ -80,16 +80,24 @@ def grid_exponent(rows: NDArray[Any]) -> int:
     Raises:
         CurationError: A row holds NaN or an infinity.
     """
-    found = np.empty(len(rows), np.int64)
+    tops, powers = np.empty(len(rows)), np.empty(len(rows), np.int64)
 
     def fill(spans: Iterator[slice]) -> None:
         for span in spans:
-            native.row_exponents(_floats(rows[span]), _NOTHING, found[span])
+            part = _floats(rows[span])
+            kind = np.dtype(f"i{part.itemsize}")
+            bits = np.empty(len(part), np.int64)
+            native.row_tops(part.view(kind), kind.type(np.iinfo(kind).max), bits)
+            tops[span] = bits.astype(kind).view(part.dtype)
+            mantissa, power = np.frexp(tops[span])
+            powers[span] = power - (mantissa == 0.5)  # top <= 2^power
+            with np.errstate(invalid="ignore"):
+                native.row_exponents(part, powers[span])
 
     each(allowed(), fill, _spans(len(rows)))
-    if len(bad := np.flatnonzero(found < _NOTHING)):
+    if len(bad := np.flatnonzero(~np.isfinite(tops))):
         raise CurationError(f"row {bad[0]} holds NaN or an infinity; drop it or repair it first")
-    return int(found.max(initial=_NOTHING))
+    return int(powers[tops > 0].max(initial=_NOTHING))
 
 
 def _spans(count: int) -> Iterator[slice]:
@@ -174,12 +182,13 @@ def cluster_sums(
 
     Args:
         rows: Rows (n, d) on the grid.
-        labels: Cluster of each row (n,).
+        labels: Cluster of each row (n,); rows of -1 do not count.
         n_clusters: Number of clusters k.
         weights: Whole-numbered weights (n,), whose sum is at most 2^36; counts are then sums of weights.
         threads: Threads to use.
     """
-    index, edges = native.sort_by_label(labels, n_clusters)
+    index, edges = native.sort_by_label(labels + np.int32(1), n_clusters + 1)
+    edges = edges[1:]
     sums = np.zeros((n_clusters, rows.shape[1]), np.int64)
 
     def add(spans: Iterator[tuple[int, int]]) -> None:
@@ -190,12 +199,13 @@ def cluster_sums(
                 native.add_weighted_segments(rows, index, edges, weights, low, high, sums)
 
     # runs of clusters with about as many rows each
-    cuts = np.searchsorted(edges, np.arange(0, len(rows), _RUN)[1:])
+    cuts = np.searchsorted(edges, np.arange(edges[0], len(rows), _RUN)[1:])
     each(threads, add, itertools.pairwise(np.unique(np.r_[0, cuts, n_clusters]).tolist()))
     if weights is None:
         return sums, np.diff(edges)
     counts = np.zeros(n_clusters, np.int64)
-    np.add.at(counts, labels, weights)
+    counted = labels >= 0
+    np.add.at(counts, labels[counted], weights[counted])
     return sums, counts
 
 

@@ -74,7 +74,7 @@ def point_keys(count: int, ids: Sequence[str] | None) -> NDArray[np.uint64]:
     names = [str(i) for i in range(count)] if ids is None else [str(i) for i in ids]
     if len(names) != count:
         raise CurationError(f"there are {len(names)} ids for {count} points; give one id a point")
-    if len(set(names)) != count:
+    if ids is not None and len(set(names)) != count:
         twice = Counter(names).most_common(1)[0][0]
         raise CurationError(f"the id {twice!r} names two points; ids must differ")
     return keys_of(names)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from curation import chance
 from curation.exact import UNIT
+from curation.kernels import native
 from curation.kernels.threads import each
 
 SIZE = 48  # directions
@@ -49,30 +50,11 @@ def directions(rows: NDArray[np.float32], size: int = SIZE) -> NDArray[np.float6
     for _ in range(_ROUNDS):
         # multiples of 2^-36 below 2, then of 2^-38 below 2^14: both fit 53 bits
         products = np.rint(sample @ (np.rint(found * _COARSE) / _COARSE) * _MIDDLE) / _MIDDLE
-        # twice: what is left of columns beyond the rank of the rows is rounding, and not orthogonal
-        found = _orthonormal(_orthonormal(sample.T @ products))
+        columns = np.ascontiguousarray((sample.T @ products).T)
+        for _ in range(2):  # what is left of columns beyond the rank of the rows is rounding, not orthogonal
+            native.orthonormal(columns, _FINE)
+        found = np.ascontiguousarray(columns.T)
     return found
-
-
-def _orthonormal(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Modified Gram-Schmidt on columns (d, s), rounded to steps of 2^-20 after every operation."""
-    out = _rounded(columns)
-    for j in range(out.shape[1]):
-        norm = np.sqrt(np.dot(out[:, j], out[:, j]))  # exact: multiples of 2^-40, at most d of them
-        if norm == 0:
-            continue
-        out[:, j] = np.rint(out[:, j] / norm * _FINE) / _FINE
-        rest = out[:, j + 1 :]
-        rest -= np.outer(out[:, j], out[:, j] @ rest)
-        out[:, j + 1 :] = _rounded(rest)
-    return out
-
-
-def _rounded(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Columns scaled by powers of two to a largest entry in [1/2, 1), in steps of 2^-20."""
-    largest = np.abs(columns).max(axis=0, initial=0.0)
-    out: NDArray[np.float64] = np.rint(np.ldexp(columns, -np.frexp(largest)[1]) * _FINE) / _FINE
-    return out
 
 
 def project(

@@ -195,13 +195,12 @@ def halves(
         mine = _between(index, where)
         local = index[mine] - where.start
         side = assigner.sides(rows, local, position[mine].astype(np.int32), *centres)
-        # rows of other clusters go to a bin of their own, which is dropped
-        sides = np.full(len(rows), 2 * len(chosen), np.int32)
+        sides = np.full(len(rows), -1, np.int32)  # rows of other clusters do not count
         sides[local] = side
         weights = None if points.weights is None else points.weights[where]
-        more = assigner.cluster_sums(rows, sides, 2 * len(chosen) + 1, weights)
-        sums += more[0][:-1]
-        counts += more[1][:-1]
+        more = assigner.cluster_sums(rows, sides, 2 * len(chosen), weights)
+        sums += more[0]
+        counts += more[1]
     return Partial(sums, counts)
 
 

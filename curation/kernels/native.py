@@ -22,6 +22,9 @@ _FAST: dict[str, Any] = {
 }
 
 
+_STRICT: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+
 @njit(**_FAST)
 def square_distance(row: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Exact squared distance between two rows (d,) on the grid."""
@@ -288,31 +291,71 @@ def to_grid(rows: NDArray[Any], scale: float, out: NDArray[np.float32]) -> None:
             out[i, j] = np.rint(np.float64(rows[i, j]) * scale) * 5.9604644775390625e-08
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # NaN and infinities count here
-def row_exponents(rows: NDArray[Any], nothing: int, out: NDArray[np.int64]) -> None:
-    """Of every row (n, d), float32 or float64, the exponent that `exact.grid_exponent` wants.
+@njit(**_FAST)
+def row_tops(bits: NDArray[Any], mask: int, out: NDArray[np.int64]) -> None:
+    """The largest size in every row (n, d), by the bits of floats without their sign (`mask`)."""
+    for i in range(bits.shape[0]):
+        top = bits[i, 0] & mask
+        for j in range(bits.shape[1]):
+            top = max(top, bits[i, j] & mask)
+        out[i] = top
 
-    `nothing` for a row that is all zero, and `nothing` - 1 for one that is not finite.
+
+@njit(**_STRICT)
+def row_exponents(rows: NDArray[Any], powers: NDArray[np.int64]) -> None:
+    """Raises each exponent (n,) until the norm of its row (n, d) is at most 65/64 of its power of two.
+
+    At first no coordinate is larger than that power.
     """
     for i in range(rows.shape[0]):
-        top = 0.0
-        finite = True
-        for j in range(rows.shape[1]):
-            size = abs(np.float64(rows[i, j]))
-            finite = finite and bool(size <= 1.7976931348623157e308)
-            top = max(top, size)
-        if not finite or top == 0:
-            out[i] = nothing if finite else nothing - 1
-            continue
-        mantissa, power = math.frexp(top)
-        if mantissa == 0.5:
-            power -= 1  # top <= 2^power
+        power = powers[i]
+        # in two halves: neither is too large for a float64
+        one = math.ldexp(1.0, (20 - power) // 2)
+        other = math.ldexp(1.0, 20 - power - (20 - power) // 2)
         square = np.int64(0)
         for j in range(rows.shape[1]):
-            step = np.int64(math.ceil(math.ldexp(abs(np.float64(rows[i, j])), 20 - power)))
+            step = np.int64(math.ceil(abs(np.float64(rows[i, j])) * one * other))
             square += step * step
         # norm <= 2^power * sqrt(square) / 2^20, and 4225 / 4096 = (65/64)^2
         while square > 4225 << 28:
             square >>= 2
             power += 1
-        out[i] = power
+        powers[i] = power
+
+
+@njit(**_STRICT)
+def orthonormal(columns: NDArray[np.float64], fine: float) -> None:
+    """Modified Gram-Schmidt on the rows of `columns` (s, d), each rounded to steps of 1 / `fine` every time.
+
+    Not a sum is rounded, and what is rounded is rounded once: there is no fused multiply-add here.
+    """
+    size, d = columns.shape
+    _round_columns(columns, 0, fine)
+    for k in range(size):
+        square = 0.0
+        for i in range(d):
+            square += columns[k, i] * columns[k, i]
+        norm = math.sqrt(square)
+        if norm == 0:
+            continue
+        for i in range(d):
+            columns[k, i] = np.rint(columns[k, i] / norm * fine) / fine
+        for m in range(k + 1, size):
+            along = 0.0
+            for i in range(d):
+                along += columns[k, i] * columns[m, i]
+            for i in range(d):
+                columns[m, i] -= columns[k, i] * along
+        _round_columns(columns, k + 1, fine)
+
+
+@njit(**_STRICT)
+def _round_columns(columns: NDArray[np.float64], first: int, fine: float) -> None:
+    """Scales rows from `first` on by powers of two to a largest entry in [1/2, 1), in steps of 1 / `fine`."""
+    for m in range(first, columns.shape[0]):
+        largest = 0.0
+        for i in range(columns.shape[1]):
+            largest = max(largest, abs(columns[m, i]))
+        scale = math.ldexp(1.0, -math.frexp(largest)[1])
+        for i in range(columns.shape[1]):
+            columns[m, i] = np.rint(columns[m, i] * scale * fine) / fine

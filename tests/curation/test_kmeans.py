@@ -192,7 +192,7 @@ def test_unfit_input_is_refused_with_a_sentence(points, n_clusters, distance, me
         ({"tol": np.nan}, "tol is nan"),
         ({"n_clusters": 2.5}, "n_clusters is 2.5"),
         ({"random_state": "luck"}, "random_state is 'luck'"),
-        ({"assigner": Assigner("cuda")}, "no matrix product 'cuda'; there are numpy, torch"),
+        ({"assigner": Assigner("cuda")}, "no matrix product 'cuda'; there are auto, numpy, torch"),
     ],
 )
 def test_unfit_parameters_are_refused_with_their_choices(options, message):
