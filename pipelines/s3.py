@@ -55,6 +55,7 @@ class S3(S3FileSystem):  # type: ignore[misc]
     """
 
     retries = 1
+    attempts = ATTEMPTS
 
     def __init__(self, *args: Any, use_listings_cache: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, use_listings_cache=use_listings_cache, **kwargs)
@@ -73,7 +74,9 @@ class S3(S3FileSystem):  # type: ignore[misc]
                 return await self._answer(method, *parameters, **arguments)
             except (OSError, BotoCoreError, ClientError, *PASSING) as error:
                 if not _passes(error):
-                    raise _told(error, where) from error
+                    if (told := _told(error, where)) is error:
+                        raise
+                    raise told from error
                 if attempt >= self.attempts:
                     raise _given_up(error, where, method, attempt, time.monotonic() - began) from error
             retries.count()
