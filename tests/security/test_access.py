@@ -17,8 +17,9 @@ import pytest
 import ray
 
 from pipelines.access import answers_anybody, beyond_loopback, warning
+from tests.faults.head import RAY
 from tests.pipelines.conftest import blobs
-from tests.pipelines.test_job import RAY, free_ports
+from tests.pipelines.test_job import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 
