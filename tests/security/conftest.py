@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 
-from tests.pipelines.conftest import evenset, refused, write_config
+from tests.pipelines.conftest import digits, evenset, refused, write_config
 
-__all__ = ["evenset", "refused", "write_config"]
+__all__ = ["digits", "evenset", "refused", "write_config"]
 
 
 class Hostile:

@@ -65,13 +65,16 @@ def head(ip, mode):
     options |= {"object-store-memory": 150_000_000, "temp-dir": folder, "include-dashboard": "false"}
     command = [RAY, "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    with subprocess.Popen(command, env=environment, **quiet) as process:
+    said = Path(folder, "said")
+    with (
+        said.open("wb") as out,
+        subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True) as process,
+    ):
         try:
             for _ in range(240):
-                if answers_anybody(f"{ip}:{gcs}") is not None:
+                if "Ray runtime started" in said.read_text():  # the head answers before it can be joined
                     break
-                assert process.poll() is None, "ray start --head ended"
+                assert process.poll() is None, said.read_text()
                 time.sleep(0.5)
             yield f"{ip}:{gcs}", environment
         finally:
