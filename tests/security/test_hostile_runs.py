@@ -86,6 +86,9 @@ def test_status_of_a_run_whose_reasons_hold_pickles(evenset, run, canary):
     pq.write_table(
         pa.table({"id": ["a"], "uri": ["a"], "reason": ["x"]}), place / "rejected/embed/part-00000.parquet"
     )
+    manifest = json.loads((place / "embeddings/_manifest.json").read_text())
+    manifest["counts"]["files"]["rejected/embed"] = [[0, 1]]
+    (place / "embeddings/_manifest.json").write_text(json.dumps(manifest))
     assert "rejected by embed: 1" in evenset("status", place).text
     poison(place / "rejected/embed/part-00000.parquet", canary, "reason")
     assert "pickled_object" in one_sentence(evenset("status", place))
