@@ -165,9 +165,8 @@ class Network:
             f"--num-cpus={cpus:g}",
             f"--resources={json.dumps(resources)}",
             "--object-store-memory=100000000",
-            "--include-dashboard=false",
             "--disable-usage-stats",
-            *([f"--temp-dir={self.scratch / name}"] if head else []),
+            *([f"--temp-dir={self.scratch / name}", "--include-dashboard=false"] if head else []),
             timeout=START,
         )
         if started.returncode:
