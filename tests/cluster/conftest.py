@@ -14,6 +14,8 @@ from tests.pipelines.conftest import rows_of
 
 from . import machines
 
+# full scans until nothing moves: a minute, in many iterations
+SLOWLY = {"algorithm": "lloyd", "tol": 0, "max_iter": 40}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,9 +28,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory):
-    """24,000 embeddings of 160 dimensions in 12 files."""
+    """48,000 embeddings of 160 dimensions in 12 files."""
     folder = tmp_path_factory.mktemp("pool")
-    vectors = blobs(24_000, 160, 600).astype(np.float16)
+    vectors = blobs(48_000, 160, 600).astype(np.float16)
     for i, part in enumerate(np.array_split(vectors, 12)):
         np.save(folder / f"{i:02d}.npy", part)
     return folder
@@ -40,8 +42,7 @@ def written(folder, pool, **sections):
     tree = {
         "source": {"path": f"{pool}/*.npy", "format": "embeddings"},
         "output": str(folder / "run"),
-        # full scans until nothing moves: some seconds, in many iterations
-        "cluster": {"n_clusters": [2000, 300, 30], "resample": {"steps": 3}, "tol": 0, "max_iter": 25},
+        "cluster": {"n_clusters": [12_000, 300, 30], "resample": {"steps": 1}, **SLOWLY},
         "sample": {"size": 3000},
         "export": {"formats": ["ids"]},
         **sections,
