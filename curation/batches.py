@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import chance, exact
+from curation.assign import Assigner, Centroids
+from curation.points import Labels, Points
 
 if TYPE_CHECKING:
     from curation.workers import Handle, Workers
@@ -84,6 +86,40 @@ def _batch(
     seeds, told = workers.slice(0, "thin", wanted, salt, drawn, *rows, returns=2)
     own = workers.points("attract", view, directions, found, seeds, own=own or nobody)
     return own, int(workers.get([told])[0])
+
+
+def offers(
+    points: Points, distances: NDArray[np.float64] | None, salt: int, count: int
+) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.float64]]:
+    """See `curation.block.PointBlock.offer`; `distances` (n,) to the nearest seeds, None before the first."""
+    values = points.draws(salt)
+    if distances is None:
+        distances = np.ones(len(points))
+    with np.errstate(divide="ignore"):
+        values = values / distances
+    index = chance.smallest(values, points.keys, count)
+    index = index[np.isfinite(values[index])]
+    return values[index], points.keys[index], distances[index]
+
+
+def attracted(
+    points: Points,
+    assigner: Assigner,
+    own: tuple[Labels, NDArray[np.float64]] | None,
+    offset: int,
+    seeds: NDArray[np.float32],
+) -> tuple[Labels, NDArray[np.float64]]:
+    """Labels (n,) and squared distances (n,) after new seeds (m, d), numbered from `offset`, have come."""
+    labels = np.full(len(points), -1, np.int32) if own is None else own[0].first.copy()
+    distances = np.full(len(points), np.inf) if own is None else own[1].copy()
+    centroids = Centroids(seeds)
+    for where, rows in points.chunks(assigner):
+        found = assigner.nearest(rows, points.norms(where), centroids).labels
+        squared = assigner.squared_distances(rows, centroids, found)
+        closer = squared < distances[where]
+        labels[where][closer] = found[closer] + np.int32(offset)
+        distances[where][closer] = squared[closer]
+    return Labels(labels), distances
 
 
 def thinned(

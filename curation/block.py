@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation import chance, division, exact, resampling, sketch
+from curation import batches, chance, division, exact, resampling, sketch
 from curation.assign import Assigner, Centroids
 from curation.assignment import Sums, assigned, moved
 from curation.candidates import Candidates, Lists
@@ -209,14 +209,7 @@ class PointBlock:
         Returns:
             Values (m,), keys (m, 2) and D (m,); points of no weight are not offered.
         """
-        points = self._points(view)
-        values = points.draws(salt)
-        distances = np.ones(len(points)) if own is None else own[1]
-        with np.errstate(divide="ignore"):
-            values = values / distances
-        index = chance.smallest(values, points.keys, count)
-        index = index[np.isfinite(values[index])]
-        return values[index], points.keys[index], distances[index]
+        return batches.offers(self._points(view), None if own is None else own[1], salt, count)
 
     def attract(
         self,
@@ -227,17 +220,7 @@ class PointBlock:
         seeds: NDArray[np.float32],
     ) -> tuple[Labels, NDArray[np.float64]]:
         """Lets new seeds (m, s), numbered from `offset`, attract the points that they are nearest to."""
-        points = self._points(view, directions)
-        labels = np.full(len(points), -1, np.int32) if own is None else own[0].first.copy()
-        distances = np.full(len(points), np.inf) if own is None else own[1].copy()
-        centroids = Centroids(seeds)
-        for where, rows in points.chunks(self.assigner):
-            found = self.assigner.nearest(rows, np.sqrt(points.squares[where]), centroids).labels
-            squared = self.assigner.squared_distances(rows, centroids, found)
-            closer = squared < distances[where]
-            labels[where][closer] = found[closer] + np.int32(offset)
-            distances[where][closer] = squared[closer]
-        return Labels(labels), distances
+        return batches.attracted(self._points(view, directions), self.assigner, own, offset, seeds)
 
     def attracted(self, own: tuple[Labels, NDArray[np.float64]]) -> Labels:
         """The labels that seeding ends with."""

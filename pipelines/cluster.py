@@ -238,7 +238,7 @@ def _readers(
     shares = _shares(rows, n_shards)
     memory = _memory(config, len(shares))
     cosine = config.cluster.distance == "cosine"
-    scratch = scratch_of(store)
+    scratch, here = scratch_of(store), identity()
     readers = []
     for share in shares:
         mine, counts = [parts[i] for i in share], [rows[i] for i in share]
@@ -250,7 +250,7 @@ def _readers(
                 " it, spread the points over more shards, or leave cluster.init at auto"
             )
         folder = scratch / digest([basis, store.url, mine])
-        readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder), identity()))
+        readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder), here))
     kept = {Path(reader.folder) for reader in readers}  # a killed run's, of which other shards are of no use
     if store.local:
         delete_here(scratch, kept)

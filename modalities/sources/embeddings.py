@@ -20,7 +20,7 @@ from modalities.sources.parquet import (
     require_column,
     slices,
 )
-from modalities.sources.paths import READ_ERRORS, File, Listing, Root, printable
+from modalities.sources.paths import READ_ERRORS, File, Listing, Root
 from modalities.sources.patience import SlowError
 
 PART_ROWS = 16_384
@@ -114,7 +114,7 @@ class EmbeddingsSource(Source):
         first = spec.get("first", 0)
         rows = range(first + spec["start"], first + spec["stop"])
         vectors = np.full((len(rows), self._dim), np.nan, self._dtype)
-        label, uri = f"{printable(spec['file'])}#", self._root.uri(spec["file"])
+        label, uri = f"{self._root.label(spec['file'])}#", self._root.uri(spec["file"])
         if "row_group" not in spec and not self._several:
             label = ""
         return (
