@@ -41,16 +41,20 @@ def ended(process, log):
     return log.read_text()
 
 
+def three_machines(network, pool, folder):
+    """Starts them; a config of the pool, where its results will be, and a log."""
+    for _ in range(3):
+        network.add(cpus=1)
+    return *written(folder / "job", pool), folder / "log"
+
+
 def faults(*names):
     return pytest.mark.parametrize("fault", names)
 
 
 @faults("kill", "cut", "slow")
 def test_a_machine_is_lost_or_slow(network, pool, expected, tmp_path, fault):
-    file, run = written(tmp_path / "job", pool)
-    for _ in range(3):
-        network.add(cpus=1)
-    log = tmp_path / "log"
+    file, run, log = three_machines(network, pool, tmp_path)
     with running(network.head, file, log) as process:
         under_way(process, run, log)
         lost = network.machines[2]
@@ -63,10 +67,7 @@ def test_a_machine_is_lost_or_slow(network, pool, expected, tmp_path, fault):
 
 
 def test_two_machines_are_lost_at_once(network, pool, expected, tmp_path):
-    file, run = written(tmp_path / "job", pool)
-    for _ in range(3):
-        network.add(cpus=1)
-    log = tmp_path / "log"
+    file, run, log = three_machines(network, pool, tmp_path)
     with running(network.head, file, log) as process:
         under_way(process, run, log)
         for lost in network.machines[1:]:
