@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 _ULP = 2.0**-24
 _TILE_SCORES = 1_500_000  # float32 scores a tile: 6 MB, so that a tile is still in cache when it is read
 _LEAST_ROWS = 128  # rows a tile at least: below it a product runs at half its speed
+_MOST_ROWS = 4096  # so that every thread gets some
 _PAIR_ROWS = 4096  # rows that a thread takes where each is compared with two centroids
 _NONE = np.empty(0, np.int32)
+_NOTHING = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Assigner:
 
     def tile_rows(self, n_candidates: int) -> int:
         """Rows of a tile of scores against this many candidates."""
-        return self.tile or max(_LEAST_ROWS, _TILE_SCORES // max(1, n_candidates))
+        return self.tile or min(_MOST_ROWS, max(_LEAST_ROWS, _TILE_SCORES // max(1, n_candidates)))
 
     @property
     def n_threads(self) -> int:
@@ -170,6 +172,65 @@ class Assigner:
         if self.on is not None:
             return self.on.squared_distances(_there(rows, self.on), centroids, labels, index)
         return exact.squared_distances(_here(rows), centroids.values, index, labels)
+
+    def gains(
+        self,
+        rows: Chunk,
+        index: NDArray[np.int64] | None,
+        squares: NDArray[np.float64],
+        distances: NDArray[np.float64],
+        weights: NDArray[np.int64] | None,
+        candidates: Centroids,
+    ) -> NDArray[np.int64]:
+        """By how much candidates would lower the squared distances of rows, added up exactly.
+
+        Args:
+            rows: Rows (n, d) on the grid.
+            index: The rows that count (m,); None: all.
+            squares: Their exact squared norms (n,).
+            distances: Their exact squared distances (n,), finite.
+            weights: Whole-numbered weights (n,), of sum at most 2^36; None: all one.
+            candidates: Candidates (c, d) on the grid.
+
+        Returns:
+            Gains (2, c): sums of the bits above 2^-24 and of those below, in steps of 2^-24 and of 2^-48.
+        """
+        if index is not None:
+            rows = rows[index]
+            squares, distances = squares[index], distances[index]
+            weights = None if weights is None else weights[index]
+        if self.on is not None:
+            return self.on.gains(_there(rows, self.on), squares, distances, weights, candidates)
+        here, norms, d = _here(rows), np.sqrt(squares), rows.shape[1]
+        shifts = score_shift(norms, candidates.norm, d)
+        limits = (distances - squares) / 2 + score_bound(norms, candidates.norm, d) + shifts
+        limits = np.nextafter(np.maximum(limits, 0).astype(np.float32), np.float32(np.inf))
+        matmul, count = route(self.matmul, d), len(candidates.values)
+        weights = _NOTHING if weights is None else weights
+        parts: list[NDArray[np.int64]] = []
+
+        def add(spans: Iterator[tuple[int, int]]) -> None:
+            part, scores = np.zeros((2, count), np.int64), np.empty(0, np.float32)
+            for low, high in spans:
+                block = here[low:high]
+                scores = _room(scores, len(block) * count)
+                room = scores[: len(block) * count].reshape(len(block), -1)
+                native.gains(
+                    matmul(block, candidates.values.T, room),
+                    candidates.half_squares,
+                    block,
+                    candidates.values,
+                    shifts[low:high],
+                    limits[low:high],
+                    distances[low:high],
+                    weights[low:high],
+                    part,
+                )
+            parts.append(part)
+
+        each(self.n_threads, add, _spans(len(here), self.tile_rows(count)))
+        total: NDArray[np.int64] = np.sum(parts, axis=0)
+        return total
 
     def sides(
         self,

@@ -1,10 +1,11 @@
-"""A start in ten batches: D^2 sampling (Arthur and Vassilvitskii, SODA 2007), many seeds at a time.
+"""A start in a few batches: D^2 sampling (Arthur and Vassilvitskii, SODA 2007), many seeds at a time.
 
-A tenth of the seeds are drawn uniformly. Each further batch draws twice the points that it wants, with
-weights D (the squared distance to the nearest seed so far), thins them among themselves, again by D^2
-sampling, and lets the new seeds attract the points around them. In all each point is compared with
-each seed once, which costs as much as one assignment, and yields the first labels; in a sketch of the
-points (`curation.sketch`), a fraction of it. Draws are hashes and D is exact, so the seeds do not
+The first few seeds are drawn uniformly. Each further batch doubles them: it draws four times the
+points that it wants, with weights D (the squared distance to the nearest seed so far), keeps those
+that lower the objective most (`curation.merits`), and lets them attract the points around them. In
+all each point is compared with each seed once, which costs as much as one assignment and yields the
+first labels; some of the points are compared with all that is drawn as well. In a sketch of the points
+(`curation.sketch`), that is a fraction of it. Draws are hashes and D is exact, so the seeds do not
 depend on where the points live.
 """
 
@@ -18,21 +19,28 @@ from numpy.typing import NDArray
 
 from curation import chance, exact
 from curation.assign import Assigner, Centroids
+from curation.merits import JUDGES
 from curation.points import Labels, Points
 
 if TYPE_CHECKING:
     from curation.workers import Handle, Workers
 
-BATCHES = 10
-OVERDRAW = 2
-_LEAST_DRAWN = 16  # U / w is biased for a single draw: thinning, which is not, chooses among a few
+FIRST = 8
+"""Seeds that are drawn uniformly."""
+
+OVERDRAW = 4
+_LEAST_DRAWN = 16  # U / w is biased for a single draw: merit, which is not, chooses among a few
 
 Drawn = tuple[NDArray[np.uint64], NDArray[np.float64]]
 """Keys (m, 2) and squared distances D (m,) of drawn points."""
 
 
 def start(
-    workers: Workers, view: str, n_clusters: int, place: tuple[int, int, int], directions: Handle | None
+    workers: Workers,
+    view: str,
+    n_clusters: int,
+    place: tuple[int, int, int],
+    directions: Handle | None,
 ) -> tuple[list[Handle], int]:
     """Labels of a view's points by the nearest of `n_clusters` drawn seeds.
 
@@ -47,13 +55,13 @@ def start(
         The labels, a handle a block, and the number of seeds: fewer than wanted where there are fewer
         distinct points (or, along directions, points that these tell apart).
     """
+    count = workers.attempt(lambda: sum(workers.get(workers.points("count_weighty", view))), lambda: None)
     own: list[Handle] | None = None
-    found = 0
-    empty = 0
-    batch = 0
+    found = empty = batch = 0
     while found < n_clusters and empty < 2:
-        wanted = min(n_clusters - found, -(-n_clusters // BATCHES))
-        step = partial(_batch, workers, view, own, wanted, found, (*place, batch), directions)
+        wanted = min(n_clusters - found, max(FIRST, found))
+        share = JUDGES * (found + wanted) / max(1, count)
+        step = partial(_batch, workers, view, own, wanted, found, share, (*place, batch), directions)
         own, more = workers.attempt(step, lambda: None)
         found += more
         empty = empty + 1 if not more else 0
@@ -68,6 +76,7 @@ def _batch(
     own: list[Handle] | None,
     wanted: int,
     found: int,
+    share: float,
     place: tuple[int, ...],
     directions: Handle | None,
 ) -> tuple[list[Handle] | None, int]:
@@ -82,8 +91,12 @@ def _batch(
     if not len(best):
         return own, 0
     drawn = keys[best], distances[best]
-    rows = workers.points("rows_of", keys[best], directions)
-    seeds, told = workers.slice(0, "thin", wanted, salt, drawn, *rows, returns=2)
+    rows = workers.slice(0, "gather", 0, len(best), *workers.points("rows_of", keys[best], directions))
+    merits: list[Handle] = []
+    if own is not None:
+        judges = int(chance.salt(place[0], chance.Purpose.JUDGES, *place[1:]))
+        merits = workers.points("merits", view, directions, judges, share, rows, own=own)
+    seeds, told = workers.slice(0, "thin", wanted, salt, drawn, rows, *merits, returns=2)
     own = workers.points("attract", view, directions, found, seeds, own=own or nobody)
     return own, int(workers.get([told])[0])
 

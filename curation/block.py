@@ -23,6 +23,7 @@ from curation.assignment import Sums, assigned, moved
 from curation.candidates import Candidates, Lists
 from curation.division import Seeds, Share
 from curation.errors import WorkerRestartedError
+from curation.merits import merits
 from curation.points import EVERYTHING, SHORT, About, Directions, Labels, Partial, Points
 from curation.resampling import Strategy
 from curation.rows import ResidentRows, Rows, StoredRows
@@ -55,7 +56,7 @@ class PointBlock:
         stored = rows if isinstance(rows, Rows) else ResidentRows(rows)
         squares = np.empty(len(keys))
         for where, part in stored.chunks():
-            squares[where] = exact.squared_norms(part)
+            squares[where] = exact.squared_norms(part, self.assigner.n_threads)
         self.everything = Points(stored, keys, squares, weights)
         self._scratch = (
             tempfile.TemporaryDirectory(prefix="sketch-", dir=stored.path.parent)
@@ -195,6 +196,11 @@ class PointBlock:
 
     # --- batched seeding --------------------------------------------------------------------
 
+    def count_weighty(self, view: str) -> int:
+        """Number of points of a view that have any weight."""
+        points = self._points(view)
+        return len(points) if points.weights is None else int((points.weights > 0).sum())
+
     def offer(
         self, own: tuple[Labels, NDArray[np.float64]] | None, view: str, salt: int, count: int
     ) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.float64]]:
@@ -221,6 +227,20 @@ class PointBlock:
     ) -> tuple[Labels, NDArray[np.float64]]:
         """Lets new seeds (m, s), numbered from `offset`, attract the points that they are nearest to."""
         return batches.attracted(self._points(view, directions), self.assigner, own, offset, seeds)
+
+    def merits(
+        self,
+        own: tuple[Labels, NDArray[np.float64]],
+        view: str,
+        directions: Directions | None,
+        salt: int,
+        share: float,
+        drawn: NDArray[np.float32],
+    ) -> NDArray[np.int64]:
+        """`curation.merits.merits` of drawn points (m, s), judged by a random share of a view."""
+        points = self._points(view, directions)
+        judging = None if share >= 1 else chance.draws(points.mixed, np.uint64(salt)) < share * 2.0**53
+        return merits(points, self.assigner, own[1], judging, drawn)
 
     def attracted(self, own: tuple[Labels, NDArray[np.float64]]) -> Labels:
         """The labels that seeding ends with."""

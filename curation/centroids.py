@@ -17,6 +17,7 @@ from curation.batches import Drawn, thinned
 from curation.candidates import Candidates, nearby
 from curation.division import Offer, Seeds
 from curation.kernels.threads import allowed
+from curation.merits import best
 from curation.points import Partial
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -46,6 +47,8 @@ class News(NamedTuple):
 
 def gather(low: int, high: int, *found: Found) -> NDArray[np.float32]:
     """Rows low..high-1 of a list of points, put together from what each block found of the list."""
+    if len(found) == 1 and len(found[0][0]) == high - low:
+        return found[0][1]  # in their order already
     out = np.empty((high - low, found[0][1].shape[1]), np.float32)
     for position, rows in found:
         mine = (position >= low) & (position < high)
@@ -103,11 +106,18 @@ def candidates(*slices: NDArray[np.float32]) -> tuple[Candidates, float]:
     return found, len(found.members) / ((len(found.offsets) - 1) * len(found.groups))
 
 
-def thin(wanted: int, salt: int, drawn: Drawn, *found: Found) -> tuple[NDArray[np.float32], int]:
-    """Thins drawn points to seeds, see `curation.batches.thinned`: the seeds, and how many they are."""
-    rows = gather(0, len(drawn[0]), *found)
-    seeds = rows[thinned(rows, *drawn, wanted, salt)]
-    return seeds, len(seeds)
+def thin(
+    wanted: int, salt: int, drawn: Drawn, rows: NDArray[np.float32], *merits: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], int]:
+    """Thins drawn points (m, d) to seeds by their merits, or by another draw where nobody judged them.
+
+    See `curation.merits.best` and `curation.batches.thinned`.
+
+    Returns:
+        The seeds, and how many they are.
+    """
+    index = best(rows, *drawn, merits, wanted) if merits else thinned(rows, *drawn, wanted, salt)
+    return rows[index], len(index)
 
 
 def elect(counts: NDArray[np.int64], *offers: Offer) -> tuple[NDArray[np.uint64], Offer]:

@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     PIVOT = 11
     SPLIT = 12
     RECALL = 13
+    JUDGES = 14
 
 
 def digests(ids: Iterable[str]) -> list[bytes]:

@@ -114,6 +114,31 @@ class Device:
         found = gpu.squared_distances(rows, self._centroids(centroids)[0], which, some)
         return found.masked_fill_(which < 0, torch.inf).cpu().numpy()
 
+    def gains(
+        self,
+        rows: torch.Tensor,
+        squares: NDArray[np.float64],
+        distances: NDArray[np.float64],
+        weights: NDArray[np.int64] | None,
+        candidates: Centroids,
+    ) -> NDArray[np.int64]:
+        """See `curation.assign.Assigner.gains`; in float64, which is exact on the grid in any order."""
+        others = self._centroids(candidates)[0].double()
+        lengths = (others * others).sum(dim=1)
+        out = torch.zeros((2, len(others)), dtype=torch.int64, device=self.device)
+        block = max(1, _BLOCK // max(1, len(others)))
+        for start in range(0, len(rows), block):
+            part = slice(start, start + block)
+            square, now = (self.tensor(values[part])[:, None] for values in (squares, distances))
+            gain = (now - (square + lengths - 2 * (rows[part].double() @ others.T))).clamp_(min=0)
+            units = (gain * UNIT**2).long()
+            high, low = units >> 24, units & 0xFFFFFF
+            if weights is not None:
+                weight = self.tensor(weights[part])[:, None]
+                high, low = high * weight, low * weight
+            out += torch.stack([high.sum(dim=0), low.sum(dim=0)])
+        return out.cpu().numpy()
+
     def cluster_sums(
         self,
         rows: torch.Tensor,

@@ -140,12 +140,15 @@ def normalize_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
     return out
 
 
-def squared_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+def squared_norms(rows: NDArray[np.float32], threads: int = 1) -> NDArray[np.float64]:
     """Exact squared norms (n,) of rows on the grid."""
     out = np.empty(len(rows))
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK].astype(np.float64)
-        out[start : start + _BLOCK] = np.einsum("ij,ij->i", block, block)
+
+    def fill(spans: Iterator[slice]) -> None:
+        for span in spans:
+            native.square_norms(rows[span], out[span])
+
+    each(threads, fill, _spans(len(rows)))
     return out
 
 

@@ -159,8 +159,16 @@ class Points:
                 name = scratch / f"sketch-{id(self)}.rows"
                 rows: Rows = store(flat, name, directions.shape[1], self.rows.chunk_bytes)
             else:
-                rows = ResidentRows(np.concatenate([*flat, np.empty((0, directions.shape[1]), np.float32)]))
-            squares = np.concatenate([*(exact.squared_norms(part) for _, part in rows.chunks()), np.empty(0)])
+                parts = [*flat]
+                width = directions.shape[1]
+                rows = ResidentRows(
+                    parts[0]
+                    if len(parts) == 1
+                    else np.concatenate([*parts, np.empty((0, width), np.float32)])
+                )
+            squares = np.empty(len(self))
+            for where, part in rows.chunks():
+                squares[where] = exact.squared_norms(part, assigner.n_threads)
             self._sketch = (token, Points(rows, self.keys, squares, self.weights))
         return self._sketch[1]
 

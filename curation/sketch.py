@@ -22,10 +22,10 @@ from curation.kernels import native
 from curation.kernels.threads import each
 
 SIZE = 48  # directions
-SAMPLE = 8192  # rows that they come from; 2^13, which the exactness below relies on
+SAMPLE = 4096  # rows that they come from; at most 2^13, which the exactness below relies on
 _ROUNDS = 4
 _COARSE, _MIDDLE, _FINE = 2.0**12, 2.0**14, 2.0**20  # steps in 1: iterates, their products, directions
-_BLOCK = 4096
+_BLOCK = 512  # rows whose float64 copy stays in cache
 _MOST = 2**13  # columns of the points, which the exactness below relies on as well
 
 
@@ -62,11 +62,19 @@ def project(
 ) -> NDArray[np.float32]:
     """The sketch (n, s) of rows (n, d), on the grid; 2 n d s operations in float64, exact before rounding."""
     out = np.empty((len(rows), directions.shape[1]), np.float32)
+    along = np.ascontiguousarray(directions)
 
     def fill(starts: Iterator[int]) -> None:
+        wide = np.empty((_BLOCK, rows.shape[1]))
+        flat = np.empty((_BLOCK, out.shape[1]))
         for start in starts:
-            block = rows[start : start + _BLOCK].astype(np.float64)
-            out[start : start + _BLOCK] = np.rint(block @ directions * UNIT) / UNIT
+            part = out[start : start + _BLOCK]
+            block, product = wide[: len(part)], flat[: len(part)]
+            block[:] = rows[start : start + _BLOCK]
+            np.matmul(block, along, out=product)
+            product *= UNIT
+            np.rint(product, out=product)
+            np.divide(product, UNIT, out=part, casting="same_kind")
 
     each(threads, fill, range(0, len(rows), _BLOCK))
     return out

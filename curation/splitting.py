@@ -1,7 +1,7 @@
 """Splitting: the points of every coarse cluster are clustered on their own, in all of them at once.
 
 Level 1 of a huge pool is made in two steps (Vo et al., section 4.1): k coarse clusters of all points, each
-then divided into s. Seeds are drawn as in `curation.batches`, a quota for each coarse cluster, and
+then divided into s. Seeds are drawn by D^2 sampling in ten batches, a quota for each coarse cluster, and
 iterations are Lloyd's; a point only ever looks at the s centroids of its own coarse cluster. No worker
 holds all points of one: sums are added up as in any fit.
 """
@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import chance
-from curation.batches import BATCHES, OVERDRAW
 from curation.descent import Descent, Fit, Plan, View
 from curation.workers import Handle, slice_edges
 
 if TYPE_CHECKING:
     from curation.centroids import News
+
+BATCHES = 10  # in which each coarse cluster draws its seeds
+OVERDRAW = 2  # times as many as are wanted, which are thinned
 
 
 def divide(view: View, own: list[Handle], n_coarse: int, leaves: int, plan: Plan) -> tuple[Fit, list[Handle]]:

@@ -35,6 +35,17 @@ def square_distance(row: NDArray[np.float32], other: NDArray[np.float32]) -> flo
     return total
 
 
+@njit(**_FAST)
+def square_norms(rows: NDArray[np.float32], out: NDArray[np.float64]) -> None:
+    """Exact squared norms (n,) of rows (n, d) on the grid."""
+    for i in range(rows.shape[0]):
+        total = 0.0
+        for j in range(rows.shape[1]):
+            value = np.float64(rows[i, j])
+            total += value * value
+        out[i] = total
+
+
 # Scores are positive, so that their bit patterns, as integers, have their order: LLVM turns a minimum of
 # integers into vector instructions, one of floats only where NaN may be ignored, which numba cannot say.
 # No reassociation here: a score must come out the same each time that it is computed.
@@ -162,6 +173,77 @@ def settle(
                     lowest, margins[i], runs, half_squares, mine, shift, members, rows[i], centroids
                 )
                 seconds[i] = members[best]
+
+
+_FEW = 64  # columns of a run that a row's gains are looked for in
+
+
+@njit(**_SAME)
+def gains(
+    products: NDArray[np.float32],
+    half_squares: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    candidates: NDArray[np.float32],
+    shifts: NDArray[np.float32],
+    limits: NDArray[np.float32],
+    distances: NDArray[np.float64],
+    weights: NDArray[np.int64],
+    out: NDArray[np.int64],
+) -> None:
+    """Adds up by how much each candidate is nearer to the rows of a tile than what they have.
+
+    Args:
+        products: x.c for the rows and candidates of a tile (m, c).
+        half_squares: |c|^2 / 2 of the candidates (c,).
+        rows: The rows (m, d).
+        candidates: The candidates (c, d).
+        shifts: At least x.c of a row for all candidates (m,), which makes its scores positive.
+        limits: Scores (m,), shifted, above which a candidate is surely not nearer; not negative.
+        distances: Exact squared distances of the rows (m,) to what they have.
+        weights: Whole-numbered weights of the rows (m,); empty: all one.
+        out: Gains (2, c) to add to: upper bits in steps of 2^-24, lower bits in steps of 2^-48.
+    """
+    for i in range(products.shape[0]):
+        mine, shift, limit = products[i], shifts[i], np.float32(limits[i]).view(np.int32)
+        weight = weights[i] if weights.shape[0] else np.int64(1)
+        for start in range(0, mine.shape[0], _FEW):
+            if _least(half_squares[start : start + _FEW], mine[start : start + _FEW], shift) > limit:
+                continue
+            for j in range(start, min(start + _FEW, mine.shape[0])):
+                if _bits(half_squares[j], mine[j], shift) <= limit:
+                    gain = distances[i] - square_distance(rows[i], candidates[j])
+                    if gain > 0:
+                        units = np.int64(gain * 281474976710656.0)
+                        out[0, j] += (units >> 24) * weight
+                        out[1, j] += (units & 0xFFFFFF) * weight
+
+
+@njit(**_FAST)
+def take_best(
+    rows: NDArray[np.float32],
+    worth: NDArray[np.float64],
+    left: NDArray[np.float64],
+    taken: NDArray[np.int64],
+) -> None:
+    """Takes the row of the largest worth x left, again and again, the first of equals.
+
+    Args:
+        rows: Rows (m, d) on the grid.
+        worth: What one of left is worth (m,), positive.
+        left: Exact squared distances (m,), which are lowered to those of the rows taken.
+        taken: Filled with rows in the order in which they are taken; ends early where nothing is left.
+    """
+    for number in range(taken.shape[0]):
+        most, new = 0.0, -1
+        for i in range(rows.shape[0]):
+            value = worth[i] * left[i]
+            if value > most:
+                most, new = value, i
+        if new < 0:
+            break
+        taken[number] = new
+        for i in range(rows.shape[0]):
+            left[i] = min(left[i], square_distance(rows[i], rows[new]))
 
 
 @njit(**_FAST)

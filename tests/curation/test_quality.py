@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from curation import KMeans
+from curation.balance import kl_to_uniform
 from tests.curation.pools import blobs, halfway
 
 PLAIN = {"algorithm": "lloyd", "init": "k-means++", "tol": 0.0}
@@ -11,6 +12,7 @@ POOLS = {
     "fewer clusters than blobs": (blobs(4000, 16, 100), 80),
     "as many": (blobs(6000, 8, 150), 150),
     "wide, with a sketch": (blobs(4000, 160, 700), 600),
+    "few points a cluster": (blobs(6000, 48, 60, spread=1.0), 600),
     "a plane": (np.random.default_rng(0).standard_normal((5000, 2)), 560),
 }
 
@@ -28,6 +30,24 @@ def test_the_fast_recipe_is_as_good_as_greedy_seeds_and_full_scans(pool):
 def test_on_noise_it_is_nearly_so():
     points = np.random.default_rng(0).standard_normal((3000, 32))
     assert inertia(points, 100) <= 1.01 * inertia(points, 100, **PLAIN)
+
+
+def test_leaves_are_about_as_even_as_those_of_greedy_seeds():
+    """Ten points a leaf: the large classes of a long tail get fewer leaves than their points would."""
+    generator = np.random.default_rng(0)
+    share = 1 / np.arange(1, 41) ** 1.2
+    classes = generator.choice(40, 8000, p=share / share.sum())
+    points = generator.standard_normal((40, 64))[classes] + 0.6 * generator.standard_normal((8000, 64))
+
+    def unevenness(**how):
+        labels = KMeans(800, **how).fit(points.astype(np.float32)).labels_
+        class_of_leaf = np.full(800, -1)
+        class_of_leaf[labels] = classes  # they are pure
+        return kl_to_uniform(np.bincount(class_of_leaf, minlength=40))
+
+    uniform = kl_to_uniform(np.bincount(classes, minlength=40))
+    greedy, fast = unevenness(**PLAIN), unevenness()
+    assert fast <= greedy + 0.25 * (uniform - greedy)
 
 
 def objectives(points, n_clusters, **how):
