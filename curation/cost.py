@@ -7,6 +7,7 @@ there is to fit again when the engine changes (docs/plan.md says how).
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
@@ -27,8 +28,11 @@ FEW = 512
 """Clusters up to which an iteration scans them all, as in `curation.descent`."""
 GROUP = 16
 """Centroids whose points share their candidates."""
-SEED_BATCHES = 10
-"""Batches of the start, in which every point meets every seed once, in the sketch."""
+FIRST_SEEDS = 8
+"""Seeds of the first batch of a start, as in `curation.batches`; each later batch doubles them."""
+OVERDRAW = 4
+"""Points that a batch draws for a seed, as there, which `JUDGES` points a seed compare themselves with."""
+JUDGES = 16
 SKETCH = 48
 """Dimensions of the sketch, as in `curation.sketch`; there is one where points have `SKETCHED` as many."""
 SKETCHED = 3
@@ -175,10 +179,22 @@ def _start(n: int, d: int, k: int, plan: Plan) -> Work:
     if plan.init == "k-means++":  # each step reads all rows for its few candidates
         drawn = 2 + int(math.log(k))
         return Work(scanned=float(n) * k * drawn, read=float(n) * k, updated=float(n) * k, rounds=2 * k)
+    sizes = _batch_sizes(k)
+    totals = itertools.accumulate(sizes)
+    pairs = [OVERDRAW * size * min(n, JUDGES * total) for size, total in zip(sizes, totals, strict=True)]
+    judged = float(sum(pairs[1:]))  # nobody judges the first
+    rounds = Work(rounds=5 * len(sizes))
     if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d):
-        return Work(scanned=float(n) * k, read=SEED_BATCHES * n, updated=n, rounds=3 * SEED_BATCHES)
+        return rounds + Work(scanned=float(n) * k + judged, read=len(sizes) * n, updated=n)
     # the seeds attract points, and their means once more
-    return far_work(n, d, k) * 2 + Work(rounds=3 * SEED_BATCHES)
+    return rounds + far_work(n, d, k) * 2 + Work(sketched=judged)
+
+
+def _batch_sizes(k: int) -> list[int]:
+    sizes = [min(k, FIRST_SEEDS)]
+    while (found := sum(sizes)) < k:
+        sizes.append(min(k - found, found))
+    return sizes
 
 
 def prepared_work(n: int) -> Work:
