@@ -41,7 +41,6 @@ _LEAST_ROWS = 128  # rows a tile at least: below it a product runs at half its s
 _MOST_ROWS = 4096  # so that every thread gets some
 _PAIR_ROWS = 4096  # rows that a thread takes where each is compared with two centroids
 _NONE = np.empty(0, np.int32)
-_NOTHING = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -140,18 +139,18 @@ class Assigner:
             from curation.kernels.faiss import IvfAssigner  # an extra
 
             lists = IvfAssigner(candidates.probes)
-            return lists.nearest(_here(rows), norms, centroids, seconds=seconds)
+            return lists.nearest(as_array(rows), norms, centroids, seconds=seconds)
         if self.on is not None:
-            near = _there(rows, self.on)
+            near = as_tensor(rows, self.on)
             return Nearest(*self.on.nearest(near, norms, centroids, candidates, groups, seconds))
-        rows = _here(rows)
+        rows = as_array(rows)
         shifts = score_shift(norms, centroids.norm, rows.shape[1])
         margins = self._margins(norms, centroids.norm, rows.shape[1])
         labels = np.empty(len(rows), np.int32)
         others = np.empty(len(rows) if seconds else 0, np.int32)
         call = _Call(self, rows, shifts, margins, centroids, candidates, labels, others)
         if candidates is None or groups is None:
-            each(self.n_threads, call.full, _spans(len(rows), self.tile_rows(len(centroids.values))))
+            each(self.n_threads, call.full, spans(len(rows), self.tile_rows(len(centroids.values))))
         else:
             index, edges = native.sort_by_label(groups + np.int32(1), len(candidates.offsets))
             work = call.restricted_work(index, edges)
@@ -170,67 +169,8 @@ class Assigner:
         Infinite for a label of -1.
         """
         if self.on is not None:
-            return self.on.squared_distances(_there(rows, self.on), centroids, labels, index)
-        return exact.squared_distances(_here(rows), centroids.values, index, labels)
-
-    def gains(
-        self,
-        rows: Chunk,
-        index: NDArray[np.int64] | None,
-        squares: NDArray[np.float64],
-        distances: NDArray[np.float64],
-        weights: NDArray[np.int64] | None,
-        candidates: Centroids,
-    ) -> NDArray[np.int64]:
-        """By how much candidates would lower the squared distances of rows, added up exactly.
-
-        Args:
-            rows: Rows (n, d) on the grid.
-            index: The rows that count (m,); None: all.
-            squares: Their exact squared norms (n,).
-            distances: Their exact squared distances (n,), finite.
-            weights: Whole-numbered weights (n,), of sum at most 2^36; None: all one.
-            candidates: Candidates (c, d) on the grid.
-
-        Returns:
-            Gains (2, c): sums of the bits above 2^-24 and of those below, in steps of 2^-24 and of 2^-48.
-        """
-        if index is not None:
-            rows = rows[index]
-            squares, distances = squares[index], distances[index]
-            weights = None if weights is None else weights[index]
-        if self.on is not None:
-            return self.on.gains(_there(rows, self.on), squares, distances, weights, candidates)
-        here, norms, d = _here(rows), np.sqrt(squares), rows.shape[1]
-        shifts = score_shift(norms, candidates.norm, d)
-        limits = (distances - squares) / 2 + score_bound(norms, candidates.norm, d) + shifts
-        limits = np.nextafter(np.maximum(limits, 0).astype(np.float32), np.float32(np.inf))
-        matmul, count = route(self.matmul, d), len(candidates.values)
-        weights = _NOTHING if weights is None else weights
-        parts: list[NDArray[np.int64]] = []
-
-        def add(spans: Iterator[tuple[int, int]]) -> None:
-            part, scores = np.zeros((2, count), np.int64), np.empty(0, np.float32)
-            for low, high in spans:
-                block = here[low:high]
-                scores = _room(scores, len(block) * count)
-                room = scores[: len(block) * count].reshape(len(block), -1)
-                native.gains(
-                    matmul(block, candidates.values.T, room),
-                    candidates.half_squares,
-                    block,
-                    candidates.values,
-                    shifts[low:high],
-                    limits[low:high],
-                    distances[low:high],
-                    weights[low:high],
-                    part,
-                )
-            parts.append(part)
-
-        each(self.n_threads, add, _spans(len(here), self.tile_rows(count)))
-        total: NDArray[np.int64] = np.sum(parts, axis=0)
-        return total
+            return self.on.squared_distances(as_tensor(rows, self.on), centroids, labels, index)
+        return exact.squared_distances(as_array(rows), centroids.values, index, labels)
 
     def sides(
         self,
@@ -247,14 +187,14 @@ class Assigner:
         if self.on is not None:
             near = self.squared_distances(rows, first, pair, index)
             return 2 * pair + (near > self.squared_distances(rows, second, pair, index))
-        out, here = np.empty(len(index), np.int32), _here(rows)
+        out, here = np.empty(len(index), np.int32), as_array(rows)
 
         def fill(spans: Iterator[tuple[int, int]]) -> None:
             for low, high in spans:
                 mine = slice(low, high)
                 native.sides(here, index[mine], pair[mine], first.values, second.values, out[mine])
 
-        each(self.n_threads, fill, _spans(len(index), _PAIR_ROWS))
+        each(self.n_threads, fill, spans(len(index), _PAIR_ROWS))
         return out
 
     def cluster_sums(
@@ -262,14 +202,14 @@ class Assigner:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """`curation.exact.cluster_sums`."""
         if self.on is not None:
-            return self.on.cluster_sums(_there(rows, self.on), labels, n_clusters, weights)
-        return exact.cluster_sums(_here(rows), labels, n_clusters, weights, self.n_threads)
+            return self.on.cluster_sums(as_tensor(rows, self.on), labels, n_clusters, weights)
+        return exact.cluster_sums(as_array(rows), labels, n_clusters, weights, self.n_threads)
 
     def project(self, rows: Chunk, directions: NDArray[np.float64]) -> NDArray[np.float32]:
         """`curation.sketch.project`."""
         if self.on is not None:
-            return self.on.project(_there(rows, self.on), directions)
-        return sketch.project(_here(rows), directions, self.n_threads)
+            return self.on.project(as_tensor(rows, self.on), directions)
+        return sketch.project(as_array(rows), directions, self.n_threads)
 
     def _margins(self, norms: NDArray[np.float64], norm: float, dimensions: int) -> NDArray[np.float32]:
         if not self.recheck:
@@ -299,7 +239,7 @@ class _Call:
         scores = np.empty(0, np.float32)
         for low, high in spans:
             block = self.rows[low:high]
-            scores = _room(scores, len(block) * len(values))
+            scores = room(scores, len(block) * len(values))
             products = matmul(block, values.T, scores[: len(block) * len(values)].reshape(len(block), -1))
             native.settle(
                 products,
@@ -334,9 +274,9 @@ class _Call:
         scores = block = others = np.empty(0, np.float32)
         want = len(self.seconds) > 0
         for mine, index in work:
-            scores = _room(scores, len(index) * len(mine))
-            block = _room(block, len(index) * d)
-            others = _room(others, len(mine) * d)
+            scores = room(scores, len(index) * len(mine))
+            block = room(block, len(index) * d)
+            others = room(others, len(mine) * d)
             near = block[: len(index) * d].reshape(-1, d)
             native.gather(self.rows, index, near)
             looked = others[: len(mine) * d].reshape(-1, d)
@@ -365,21 +305,21 @@ def score_bound(norms: NDArray[np.float64], centroid_norm: float, dimensions: in
     return error * (1 + 1e-3)
 
 
-def _spans(n: int, rows: int) -> Iterator[tuple[int, int]]:
+def spans(n: int, rows: int) -> Iterator[tuple[int, int]]:
     """Runs of so many rows of n, as (first, beyond)."""
     return ((start, min(n, start + rows)) for start in range(0, n, rows))
 
 
-def _here(rows: Chunk) -> NDArray[np.float32]:
+def as_array(rows: Chunk) -> NDArray[np.float32]:
     """Rows as an array of this process."""
     return rows if isinstance(rows, np.ndarray) else rows.float().cpu().numpy()
 
 
-def _there(rows: Chunk, device: Device) -> torch.Tensor:
+def as_tensor(rows: Chunk, device: Device) -> torch.Tensor:
     """Rows on a device."""
     return device.tensor(rows) if isinstance(rows, np.ndarray) else rows
 
 
-def _room(buffer: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def room(buffer: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """The buffer, or a larger one."""
     return buffer if len(buffer) >= size else np.empty(size, np.float32)

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import chance, exact
-from curation.assign import Assigner, Centroids
+from curation.assign import Assigner, Centroids, as_array
 from curation.merits import JUDGES
+from curation.nearer import attract
 from curation.points import Labels, Points
 
 if TYPE_CHECKING:
@@ -127,6 +128,10 @@ def attracted(
     distances = np.full(len(points), np.inf) if own is None else own[1].copy()
     centroids = Centroids(seeds)
     for where, rows in points.chunks(assigner):
+        if own is not None and assigner.on is None:
+            squares = points.squares[where]
+            attract(assigner, as_array(rows), squares, centroids, offset, labels[where], distances[where])
+            continue
         found = assigner.nearest(rows, points.norms(where), centroids).labels
         squared = assigner.squared_distances(rows, centroids, found)
         closer = squared < distances[where]

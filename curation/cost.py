@@ -33,6 +33,8 @@ FIRST_SEEDS = 8
 OVERDRAW = 4
 """Points that a batch draws for a seed, as there, which `JUDGES` points a seed compare themselves with."""
 JUDGES = 16
+SPARSE = 64
+"""Points a cluster below which seeds are drawn in all dimensions, as in `curation.fit`."""
 SKETCH = 48
 """Dimensions of the sketch, as in `curation.sketch`; there is one where points have `SKETCHED` as many."""
 SKETCHED = 3
@@ -184,7 +186,7 @@ def _start(n: int, d: int, k: int, plan: Plan) -> Work:
     pairs = [OVERDRAW * size * min(n, JUDGES * total) for size, total in zip(sizes, totals, strict=True)]
     judged = float(sum(pairs[1:]))  # nobody judges the first
     rounds = Work(rounds=5 * len(sizes))
-    if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d):
+    if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d) or n < SPARSE * k:
         return rounds + Work(scanned=float(n) * k + judged, read=len(sizes) * n, updated=n)
     # the seeds attract points, and their means once more
     return rounds + far_work(n, d, k) * 2 + Work(sketched=judged)

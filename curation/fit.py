@@ -30,7 +30,9 @@ from curation.workers import Handle, Workers
 if TYPE_CHECKING:
     from curation.centroids import News
 
-_SMALL = 2**24  # coordinates of a view up to which few seeds are found one by one
+_SMALL = 2**24  # coordinates of a view up to which few seeds are found one by one,
+_LITTLE = 2**31  # and more of them up to so many coordinates times seeds
+_SPARSE = 64  # points a cluster below which the start looks along all dimensions
 _SHARE = 0.25  # of all centroids: candidates that are more do not pay
 _HINTS = (2, 4, 8)  # iterations that begin with a scan of the sketch
 _CALM = 500  # swaps end when fewer than one in so many clusters was swapped
@@ -115,7 +117,8 @@ class _Fast(Descent):
         return Fit(self.at.slices, self.at.found, self.at.n_iter)
 
     def _begin(self, n_clusters: int) -> int:
-        directions = self.directions
+        # what sets points of one cluster apart is not in the sketch: with few of them it is missed
+        directions = self.directions if self.view.count >= _SPARSE * n_clusters else None
         if self.plan.init == "k-means++" or self._is_small(n_clusters):
             found = self.seeded(n_clusters)
             self.workers.attempt(lambda: self.assign(None, self.at.slices), lambda: None)
@@ -141,7 +144,8 @@ class _Fast(Descent):
     def _is_small(self, n_clusters: int) -> bool:
         """Whether greedy k-means++, which finds better seeds one by one, costs little."""
         dimensions = int(self.workers.get(self.workers.points("dimensions")[:1])[0])
-        return n_clusters <= FEW and self.view.count * dimensions <= _SMALL
+        size = self.view.count * dimensions
+        return size <= _SMALL and (n_clusters <= FEW or size * n_clusters <= _LITTLE)
 
     def _iterate(self, number: int, far: bool, swaps: bool) -> list[News]:
         before = replace(self.at)

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.assign import Assigner, Centroids
+from curation.assign import Assigner, Centroids, as_array, as_tensor
 from curation.kernels import native
 from curation.kernels.threads import allowed, each
+from curation.nearer import gains
 from curation.points import Points
 
 JUDGES = 16
@@ -35,8 +36,8 @@ def merits(
 ) -> NDArray[np.int64]:
     """By how much each drawn point (m, d) would lower the sum of D over a block's judges.
 
-    2 d operations a pair of judge and drawn point in float32; pairs that may gain, about as many as
-    there are judges for every doubling of the seeds, once more in float64.
+    2 d operations a pair of judge and drawn point in float32; pairs that may
+    gain, about as many as there are judges for every doubling of the seeds, once more in float64.
 
     Args:
         points: The points.
@@ -49,11 +50,15 @@ def merits(
         (2, m): sums of the upper and of the lower bits of the gains, in units of 2^-24 and of 2^-48.
     """
     out = np.zeros((2, len(drawn)), np.int64)
-    candidates = Centroids(drawn)
+    centroids = Centroids(drawn)
     for where, rows in points.chunks(assigner):
-        index = None if judging is None else np.flatnonzero(judging[where])
-        weights = None if points.weights is None else points.weights[where]
-        out += assigner.gains(rows, index, points.squares[where], distances[where], weights, candidates)
+        index = slice(None) if judging is None else np.flatnonzero(judging[where])
+        squares, now = points.squares[where][index], distances[where][index]
+        weights = None if points.weights is None else points.weights[where][index]
+        if assigner.on is not None:
+            out += assigner.on.gains(as_tensor(rows, assigner.on)[index], squares, now, weights, centroids)
+            continue
+        out += gains(assigner, as_array(rows)[index], squares, centroids, now, weights)
     return out
 
 

@@ -175,43 +175,91 @@ def settle(
                 seconds[i] = members[best]
 
 
-_FEW = 64  # columns of a run that a row's gains are looked for in
+_FEW = 64  # columns of a run that is passed over where its least score is above the limit
+
+
+@njit(**_SAME)
+def _limit(least: float, distance: float) -> np.int32:
+    """The score, by its bits, above which no candidate is nearer than a squared distance."""
+    limit = np.float32(max(0.0, least + distance / 2))
+    return np.float32(np.nextafter(limit, np.float32(np.inf))).view(np.int32)
+
+
+@njit(**_SAME)
+def attract(
+    rows: NDArray[np.float32],
+    centroids: NDArray[np.float32],
+    distances: NDArray[np.float64],
+    labels: NDArray[np.int32],
+    offset: int,
+    products: NDArray[np.float32],
+    half_squares: NDArray[np.float32],
+    shifts: NDArray[np.float32],
+    least: NDArray[np.float64],
+) -> None:
+    """Labels the rows of a tile with new centroids that are nearer than what they have.
+
+    Args:
+        rows: The rows (m, d).
+        centroids: The new centroids (c, d).
+        distances: Exact squared distances of the rows (m,), which are lowered.
+        labels: Labels of the rows (m,), which become `offset` and the number of the nearest.
+        offset: Label of the first new centroid.
+        products: x.c for the rows and centroids (m, c).
+        half_squares: |c|^2 / 2 of the centroids (c,).
+        shifts: At least x.c of a row for all centroids (m,), which makes its scores positive.
+        least: The most that the score of a centroid may be that is as near as can be (m,).
+    """
+    for i in range(products.shape[0]):
+        mine, shift = products[i], shifts[i]
+        limit = _limit(least[i], distances[i])
+        for start in range(0, mine.shape[0], _FEW):
+            if _least(half_squares[start : start + _FEW], mine[start : start + _FEW], shift) > limit:
+                continue
+            for j in range(start, min(start + _FEW, mine.shape[0])):
+                if _bits(half_squares[j], mine[j], shift) <= limit:
+                    distance = square_distance(rows[i], centroids[j])
+                    if distance < distances[i]:
+                        distances[i] = distance
+                        labels[i] = offset + j
+                        limit = _limit(least[i], distance)
 
 
 @njit(**_SAME)
 def gains(
-    products: NDArray[np.float32],
-    half_squares: NDArray[np.float32],
     rows: NDArray[np.float32],
-    candidates: NDArray[np.float32],
-    shifts: NDArray[np.float32],
-    limits: NDArray[np.float32],
+    centroids: NDArray[np.float32],
     distances: NDArray[np.float64],
     weights: NDArray[np.int64],
     out: NDArray[np.int64],
+    products: NDArray[np.float32],
+    half_squares: NDArray[np.float32],
+    shifts: NDArray[np.float32],
+    least: NDArray[np.float64],
 ) -> None:
-    """Adds up by how much each candidate is nearer to the rows of a tile than what they have.
+    """Adds up by how much each centroid is nearer to the rows of a tile than what they have.
 
     Args:
-        products: x.c for the rows and candidates of a tile (m, c).
-        half_squares: |c|^2 / 2 of the candidates (c,).
-        rows: The rows (m, d).
-        candidates: The candidates (c, d).
-        shifts: At least x.c of a row for all candidates (m,), which makes its scores positive.
-        limits: Scores (m,), shifted, above which a candidate is surely not nearer; not negative.
-        distances: Exact squared distances of the rows (m,) to what they have.
+        rows: As in `attract`.
+        centroids: As in `attract`.
+        distances: Exact squared distances of the rows (m,).
         weights: Whole-numbered weights of the rows (m,); empty: all one.
         out: Gains (2, c) to add to: upper bits in steps of 2^-24, lower bits in steps of 2^-48.
+        products: As in `attract`, and so on.
+        half_squares: See there.
+        shifts: See there.
+        least: See there.
     """
     for i in range(products.shape[0]):
-        mine, shift, limit = products[i], shifts[i], np.float32(limits[i]).view(np.int32)
+        mine, shift = products[i], shifts[i]
+        limit = _limit(least[i], distances[i])
         weight = weights[i] if weights.shape[0] else np.int64(1)
         for start in range(0, mine.shape[0], _FEW):
             if _least(half_squares[start : start + _FEW], mine[start : start + _FEW], shift) > limit:
                 continue
             for j in range(start, min(start + _FEW, mine.shape[0])):
                 if _bits(half_squares[j], mine[j], shift) <= limit:
-                    gain = distances[i] - square_distance(rows[i], candidates[j])
+                    gain = distances[i] - square_distance(rows[i], centroids[j])
                     if gain > 0:
                         units = np.int64(gain * 281474976710656.0)
                         out[0, j] += (units >> 24) * weight

@@ -21,6 +21,8 @@ HERE = "cuda" if torch.cuda.is_available() else "cpu"
 ON = [f"{HERE}:torch", f"{HERE}:triton"]
 TORCH = Assigner(device=ON[0])
 
+pytestmark = pytest.mark.usefixtures("in_batches")
+
 
 def assert_same(points, n_clusters, weights=None, assigner=TORCH, **how):
     plain = KMeans(n_clusters, **how).fit(points, sample_weight=weights)
@@ -151,8 +153,8 @@ def test_operations_are_those_of_a_cpu():
 
 def test_every_pass_over_the_points_is_made_there(monkeypatch):
     """The CPU reads centroids, and single points."""
-    asked = set()
-    for name in ("nearest", "squared_distances", "cluster_sums", "project"):
+    asked, passes = set(), {"nearest", "squared_distances", "cluster_sums", "gains", "project"}
+    for name in passes:
         there = getattr(Device, name)
 
         def noted(*args, name=name, there=there):
@@ -160,15 +162,15 @@ def test_every_pass_over_the_points_is_made_there(monkeypatch):
             return there(*args)
 
         monkeypatch.setattr(Device, name, noted)
-    here = assign._here
+    here = assign.as_array
 
     def of_centroids(rows):
         assert len(rows) < 3000
         return here(rows)
 
-    monkeypatch.setattr(assign, "_here", of_centroids)
+    monkeypatch.setattr(assign, "as_array", of_centroids)
     KMeans(600, max_iter=5, assigner=TORCH).fit(halfway(3000, 150, 900))
-    assert asked == {"nearest", "squared_distances", "cluster_sums", "project"}
+    assert asked == passes
 
 
 def test_auto_takes_a_gpu_where_there_is_one():

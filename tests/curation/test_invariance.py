@@ -16,8 +16,10 @@ from tests.curation.kernels.twins import on_grid, two_nearest
 from tests.curation.pools import blobs, halfway
 
 FEW = on_grid(blobs(3000, 8, 200)), 150, {}
-MANY = on_grid(halfway(6000, 160, 900)), 700, {"max_iter": 12}
-CASES = {"few": FEW, "many": MANY, "cosine": (*FEW[:2], {"distance": "cosine"})}
+MANY = on_grid(halfway(12_000, 160, 900)), 900, {"max_iter": 12}
+CASES = {"few": FEW, "many": MANY, "sketch": MANY, "cosine": (*FEW[:2], {"distance": "cosine"})}
+
+pytestmark = pytest.mark.usefixtures("in_batches")
 
 
 def rough(rows, transposed, out):
@@ -49,7 +51,9 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request):
+def case(request, in_batches):
+    if request.param == "sketch":
+        request.getfixturevalue("in_the_sketch")
     rows, k, plan = CASES[request.param]
     return rows, k, plan, fitted(rows, k, **plan)
 
@@ -95,7 +99,7 @@ def test_the_pool_of_many_clusters_runs_every_part_of_the_recipe():
     asked = {}
     rows, k, plan = MANY
     fitted(rows, k, asked=asked, **plan)
-    for part in ("attract", "thin", "directions", "sketched", "candidates", "restricted", "hint"):
+    for part in ("attract", "merits", "thin", "directions", "sketched", "candidates", "restricted", "hint"):
         assert asked.get(part, 0) > 0
     for part in ("pivots", "halves", "replace", "nearest_others"):
         assert asked.get(part, 0) > 0

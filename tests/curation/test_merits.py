@@ -7,6 +7,7 @@ from curation import exact
 from curation.assign import Assigner, Centroids
 from curation.chance import keys_of
 from curation.merits import best, merits
+from curation.nearer import attract
 from curation.points import Points
 from curation.rows import ResidentRows
 from tests.curation.kernels.twins import hard_pool, on_grid
@@ -27,9 +28,11 @@ def slow_gains(rows, distances, candidates, weights):
     return [sum(int(w) * int(g) for w, g in zip(weights, column, strict=True) if g) for column in gain.T]
 
 
-def judged(rows, distances, candidates, weights=None, index=None, **how):
-    squares = exact.squared_norms(rows)
-    return Assigner(**how).gains(rows, index, squares, distances, weights, Centroids(candidates))
+def judged(rows, distances, candidates, weights=None, judging=None, **how):
+    points = Points(
+        ResidentRows(rows), keys_of(map(str, range(len(rows)))), exact.squared_norms(rows), weights
+    )
+    return merits(points, Assigner(**how), distances, judging, candidates)
 
 
 HOWS = [{}, {"tile": 1}, {"tile": 33, "threads": 2}, {"matmul": "torch"}, {"device": "cpu:torch"}]
@@ -51,9 +54,10 @@ def test_some_rows_judge_with_their_weights(how):
     rows, candidates = hard_pool(300, 40, 20)
     weights = np.random.default_rng(0).integers(0, 2**27, 300)
     distances = squared(rows, candidates[:3]).min(1)
-    index = np.arange(0, 300, 7)
-    found = judged(rows, distances, candidates, weights, index, **how)
-    assert whole(found) == slow_gains(rows[index], distances[index], candidates, weights[index])
+    judging = np.arange(300) % 7 == 3
+    found = judged(rows, distances, candidates, weights, judging, **how)
+    some = rows[judging], distances[judging], candidates, weights[judging]
+    assert whole(found) == slow_gains(*some)
 
 
 def test_the_largest_sums_hold():
@@ -138,3 +142,16 @@ def test_the_best_do_not_hang_on_the_order_of_the_drawn(count):
     order = np.random.default_rng(0).permutation(len(rows))
     other = best(rows[order], keys[order], distances[order], [gains[:, order]], count // 4)
     assert np.array_equal(order[other], best(rows, keys, distances, [gains], count // 4))
+
+
+@pytest.mark.parametrize("how", [{}, {"tile": 1}, {"tile": 33, "threads": 2}, {"matmul": "torch"}])
+@pytest.mark.parametrize(("n", "m", "d"), [(900, 200, 48), (60, 1, 3), (1, 7, 1), (100, 70, 500)])
+def test_new_seeds_attract_the_rows_that_they_are_nearer_to(how, n, m, d):
+    """Of equally near seeds the first, and what a row has where none is nearer."""
+    rows, seeds = hard_pool(n, m + 5, d)
+    before, new = squared(rows, seeds[:5]), squared(rows, seeds[5:])
+    labels, distances = before.argmin(1).astype(np.int32), before.min(1)
+    expected = np.where(new.min(1) < distances, 5 + new.argmin(1), labels)
+    attract(Assigner(**how), rows, exact.squared_norms(rows), Centroids(seeds[5:]), 5, labels, distances)
+    assert np.array_equal(labels, expected)
+    assert np.array_equal(distances, np.minimum(before.min(1), new.min(1)))

@@ -21,6 +21,13 @@ def inertia(points, n_clusters, seeds=3, **how):
     return np.mean([KMeans(n_clusters, random_state=s, **how).fit(points).inertia_ for s in range(seeds)])
 
 
+@pytest.fixture(scope="module", params=["as it is", "in batches"], autouse=True)
+def start(request):
+    """Small pools start one seed after the other, and once more as large ones do."""
+    if request.param == "in batches":
+        request.getfixturevalue("in_batches")
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_the_fast_recipe_is_as_good_as_greedy_seeds_and_full_scans(pool):
     points, k = POOLS[pool]

@@ -19,7 +19,7 @@ from curation.tree import Leaves, Level, Tree
 from pipelines.store import Store
 from tests.curation.pools import blobs, halfway
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("ray_cluster", "in_batches")
 
 
 class Rows:
