@@ -186,7 +186,7 @@ def _start(n: int, d: int, k: int, plan: Plan) -> Work:
     pairs = [OVERDRAW * size * min(n, JUDGES * total) for size, total in zip(sizes, totals, strict=True)]
     judged = float(sum(pairs[1:]))  # nobody judges the first
     rounds = Work(rounds=5 * len(sizes))
-    if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d) or n < SPARSE * k:
+    if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d) or (n < SPARSE * k and not plan.passing):
         return rounds + Work(scanned=float(n) * k + judged, read=len(sizes) * n, updated=n)
     # the seeds attract points, and their means once more
     return rounds + far_work(n, d, k) * 2 + Work(sketched=judged)

@@ -38,6 +38,7 @@ class Plan:
         algorithm: "auto" for the fast recipe, "lloyd" for full scans, "ivf" for the fast recipe with full
             scans by FAISS, which are approximate: for very many clusters.
         init: "auto" for D^2 sampling in batches, "k-means++" for the greedy kind.
+        passing: Whether the fit only chooses points for another, and may begin less finely.
 
     Raises:
         CurationError: One of these is unfit, or FAISS is wanted and not installed.
@@ -48,6 +49,7 @@ class Plan:
     distance: Distance = "euclidean"
     algorithm: Algorithm = "auto"
     init: Init = "auto"
+    passing: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (("distance", Distance), ("algorithm", Algorithm), ("init", Init)):

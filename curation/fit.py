@@ -118,7 +118,8 @@ class _Fast(Descent):
 
     def _begin(self, n_clusters: int) -> int:
         # what sets points of one cluster apart is not in the sketch: with few of them it is missed
-        directions = self.directions if self.view.count >= _SPARSE * n_clusters else None
+        rough = self.plan.passing or self.view.count >= _SPARSE * n_clusters
+        directions = self.directions if rough else None
         if self.plan.init == "k-means++" or self._is_small(n_clusters):
             found = self.seeded(n_clusters)
             self.workers.attempt(lambda: self.assign(None, self.at.slices), lambda: None)

@@ -57,7 +57,7 @@ class Recipe:
     def passing(self) -> Plan:
         """How those are fitted that only choose the points of the next resampling step: less finely."""
         tol = self.tol if self.algorithm == "lloyd" else max(self.tol, _PASSING)
-        return replace(self.plan, tol=tol)
+        return replace(self.plan, tol=tol, passing=True)
 
     def __post_init__(self) -> None:
         k = list(self.n_clusters)

@@ -11,11 +11,3 @@ def in_batches():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit, "_LITTLE", 0)
         yield
-
-
-@pytest.fixture(scope="module")
-def in_the_sketch(in_batches):
-    """And they are drawn in the sketch, though clusters have few points."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "_SPARSE", 0)
-        yield
