@@ -33,7 +33,7 @@ FIRST_SEEDS = 8
 OVERDRAW = 4
 """Points that a batch draws for a seed, as there, which `JUDGES` points a seed compare themselves with."""
 JUDGES = 16
-SPARSE = 64
+SPARSE = 32
 """Points a cluster below which seeds are drawn in all dimensions, as in `curation.fit`."""
 SKETCH = 48
 """Dimensions of the sketch, as in `curation.sketch`; there is one where points have `SKETCHED` as many."""

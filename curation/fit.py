@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _SMALL = 2**24  # coordinates of a view up to which few seeds are found one by one,
 _LITTLE = 2**31  # and more of them up to so many coordinates times seeds
-_SPARSE = 64  # points a cluster below which the start looks along all dimensions
+_SPARSE = 32  # points a cluster below which the start looks along all dimensions
 _SHARE = 0.25  # of all centroids: candidates that are more do not pay
 _HINTS = (2, 4, 8)  # iterations that begin with a scan of the sketch
 _CALM = 500  # swaps end when fewer than one in so many clusters was swapped
