@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from curation.centroids import News
 
 _SMALL = 2**24  # coordinates of a view up to which few seeds are found one by one,
-_LITTLE = 2**31  # and more of them up to so many coordinates times seeds
+_LITTLE = 2**31  # and twice as many up to so many coordinates times seeds
 _SPARSE = 32  # points a cluster below which the start looks along all dimensions
 _SHARE = 0.25  # of all centroids: candidates that are more do not pay
 _HINTS = (2, 4, 8)  # iterations that begin with a scan of the sketch
@@ -146,7 +146,9 @@ class _Fast(Descent):
         """Whether greedy k-means++, which finds better seeds one by one, costs little."""
         dimensions = int(self.workers.get(self.workers.points("dimensions")[:1])[0])
         size = self.view.count * dimensions
-        return size <= _SMALL and (n_clusters <= FEW or size * n_clusters <= _LITTLE)
+        if n_clusters > FEW:
+            return n_clusters <= 2 * FEW and size * n_clusters <= _LITTLE
+        return size <= _SMALL
 
     def _iterate(self, number: int, far: bool, swaps: bool) -> list[News]:
         before = replace(self.at)
