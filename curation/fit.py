@@ -3,7 +3,8 @@
 `lloyd` is Lloyd's algorithm (IEEE Trans. Inf. Theory, 1982): full scans until nothing moves. `fast`
 reaches the same objective or a lower one at a fraction of the cost:
 
-1. it starts from D^2 sampling in batches, in a sketch of the points (`batches`, `sketch`);
+1. it starts from D^2 sampling in batches, in a sketch of the points where clusters have many (`batches`,
+   `merits`, `sketch`);
 2. its iterations compare a point with the centroids near its last one (`candidates`);
 3. every other iteration moves centroids from where they are hardly missed to where one is (`swaps`);
 4. now and then a scan of the sketch lets points find better centroids further off (`PointBlock.hint`).
