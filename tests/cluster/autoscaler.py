@@ -29,6 +29,15 @@ IDLE = 3.0  # seconds after which a machine without work goes
 HEAD = "f" * 51 + "00000"
 WORKER = {"CPU": 1, "GPU": 1}
 MARK = "EVENSET_FAKE_CLUSTER"
+EMPTY = (
+    "cluster_synced_files",
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+)
 
 
 def _settings(gcs: str, cpus: float, most: int) -> dict[str, Any]:
@@ -53,13 +62,8 @@ def _settings(gcs: str, cpus: float, most: int) -> dict[str, Any]:
             "gpu": {"resources": WORKER, "node_config": {}, "min_workers": 0, "max_workers": most},
         },
         "head_node_type": "ray.head.default",
-        "head_setup_commands": [],
-        "worker_setup_commands": [],
-        "setup_commands": [],
-        "initialization_commands": [],
         "file_mounts": {},
-        "head_start_ray_commands": [],
-        "worker_start_ray_commands": [],
+        **{key: [] for key in EMPTY},
     }
 
 
@@ -69,10 +73,12 @@ class Cluster:
 
     Attributes:
         environment: What a process needs to join it.
+        log: What its head says.
         seen: What `tests.cluster.watch` says of it, twice a second; the last is the newest.
     """
 
     environment: dict[str, str]
+    log: Path
     seen: list[dict[str, Any]] = field(default_factory=list)
 
     def counts(self) -> list[int]:
@@ -91,7 +97,8 @@ class Cluster:
                 if all(one[name] == value for name, value in wanted.items()):
                     return one
             time.sleep(0.2)
-        raise AssertionError(f"not {wanted} in {seconds} s: {self.seen[-1:]}; machines {self.counts()}")
+        said = f"machines {self.counts()}, now {self.seen[-1:]}; the head: {self.log.read_text()[-2000:]}"
+        raise AssertionError(f"not {wanted} in {seconds} s: {said}")
 
 
 @contextlib.contextmanager
@@ -124,7 +131,7 @@ def cluster(environment: dict[str, str], cpus: float = 2, most: int = 2) -> Iter
     command += [f"--temp-dir={folder / 'ray'}", "--object-store-memory=200000000"]
     log = (folder / "log").open("wb")
     head = subprocess.Popen(command, env=shell | own, stdout=log, stderr=log, start_new_session=True)
-    made = Cluster(shell | {"RAY_ADDRESS": gcs})
+    made = Cluster(shell | {"RAY_ADDRESS": gcs}, folder / "log")
     watch = None
     try:
         _wait_for(head, port, folder / "log")
