@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ from pipelines.blocks import part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RunError
-from pipelines.estimate import RESIDENT_SHARE, shards, shards_asked, stage_estimate
+from pipelines.estimate import RESIDENT_SHARE, ROWS_WORTH_A_MACHINE, shards, shards_asked, stage_estimate
 from pipelines.manifest import digest, read_manifest
 from pipelines.points import Assignments, PoolRows
 from pipelines.progress import Progress
-from pipelines.resources import asked, resources
+from pipelines.resources import Resources, asked, resources
 from pipelines.scratch import UNFINISHED, clear, cleared, delete_here, scratch_of
 from pipelines.startup import identity
 from pipelines.store import Store
@@ -68,11 +68,11 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     every = config.cluster.checkpoint
     checkpoint = Checkpoint(store, f"{UNFINISHED}/checkpoint", basis, every, progress.say) if every else None
     work = _Work(config, store, progress, recipe, parts, rows, exponent, digest(basis))
-    there = resources()
+    there = _there(config, total)
     gpus = config.cluster.num_gpus if there.most_gpus else 0
     count = shards_asked(config, total, there.most_cpus, there.most_gpus if gpus else 0)
     regrouped = 0
-    with asked({"GPU": 1} if gpus else {"CPU": 1}, count), cleared(store):
+    with asked(there, {"GPU": 1} if gpus else {"CPU": 1}, count), cleared(store):
         estimate = work.estimate()
         while True:
             try:
@@ -123,12 +123,12 @@ class _Work:
 
     def shards(self) -> int:
         """Point shards that can work now."""
-        there = resources()
+        there = _there(self.config, sum(self.rows))
         return shards(self.config, sum(self.rows), there.cpus, there.most_gpus and max(1.0, there.gpus))
 
     def estimate(self) -> float:
         """Seconds that it will take those who can work now."""
-        dimensions, cpus = self.store.dimensions(self.parts[0]), max(1, int(resources().cpus))
+        dimensions, cpus = self.store.dimensions(self.parts[0]), max(1, int(resources(self.config.ray).cpus))
         return stage_estimate(self.recipe, sum(self.rows), dimensions, self.shards(), cpus)
 
     def grow(self, checkpoint: Checkpoint | None) -> tuple[list[Grown], int]:
@@ -182,8 +182,18 @@ class _Work:
         """GPUs of a shard; None to share out those that are there."""
         if self.config.cluster.num_gpus != "auto":
             return self.config.cluster.num_gpus
-        there = resources()
-        return 1.0 if there.most_gpus and not there.gpus else None
+        there = _there(self.config, sum(self.rows))
+        if not there.most_gpus or not there.gpus:
+            return min(1.0, there.most_gpus)
+        bounded = self.config.ray.gpus != "auto"
+        return min(1.0, int(100 * there.gpus / self.shards()) / 100) if bounded else None
+
+
+def _there(config: Config, total: int) -> Resources:
+    """The cluster as far as it is of use for so many points: few do not wait for a GPU to come."""
+    there = resources(config.ray)
+    few = config.cluster.num_gpus == "auto" and not there.gpus and total < ROWS_WORTH_A_MACHINE
+    return replace(there, most_gpus=0.0) if few else there
 
 
 def recipe_of(config: Config, total: int) -> Recipe:

@@ -61,7 +61,7 @@ class Encoder(Section):
     actors: Auto | tuple[PositiveInt, PositiveInt] = "auto"
     """[min, max] encoder actors; auto: from 1 to one a GPU, or to one a CPU but one"""
     num_gpus: Auto | Annotated[float, Field(ge=0)] = "auto"
-    """GPUs that an encoder actor takes; auto: 1 where the cluster has any, else 0"""
+    """GPUs that an encoder actor takes; auto: 1 where the cluster has any or may get them, else 0"""
 
     @field_validator("actors")
     @classmethod
@@ -216,6 +216,10 @@ class Ray(Section):
     """a Ray cluster to join; by default that of RAY_ADDRESS, else one is started on this machine"""
     object_store_memory: Auto | Annotated[int, Field(ge=80_000_000)] = "auto"
     """bytes of shared memory for a Ray started here; auto: a tenth of the memory, 4 GB at most"""
+    cpus: Auto | Annotated[float, Field(ge=1)] = "auto"
+    """CPUs by which a run is sized; auto: those there are, and those that an autoscaler may bring"""
+    gpus: Auto | Annotated[float, Field(ge=0)] = "auto"
+    """GPUs by which a run is sized; auto: those there are, and those that an autoscaler may bring"""
 
 
 class Config(Section):

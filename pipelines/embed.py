@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import ray
@@ -24,7 +24,9 @@ from pipelines.errors import RequestError, RunError
 from pipelines.manifest import digest
 from pipelines.pool import Pool, open_pool, samples_of
 from pipelines.progress import Progress
+from pipelines.resources import resources
 from pipelines.settle import build
+from pipelines.sizing import sizing, task_cpus
 from pipelines.store import Store
 from pipelines.tally import Tally
 from pipelines.unique import find_duplicate
@@ -66,15 +68,16 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
         if isinstance(encoder, FittedEncoder):
             progress.advance(0, f"fitting the encoder {encoder.spec}")
             counts["state"] = fitting.fit(encoder, pool, config.seed, store)
-        build_stream = _encoding(config, store, pool, encoder, len(todo))
+        build_stream = _encoding(config, store, progress, pool, encoder, todo)
     seen = Tally()
-    for row in stream.rows_of(todo, build_stream):
-        seen.add(Tally(row["embedded"], row["rejected"], Counter(json.loads(row["reasons"]))))
-        progress.advance(
-            row["embedded"] + row["rejected"], f"{seen.rejected:,} rejected" if seen.rejected else ""
-        )
-        if seen.embedded + seen.rejected >= ENOUGH_TO_JUDGE:
-            _check_rejects(seen, config.limits.rejected, " so far")
+    with closing(stream.rows_of(todo, build_stream, resources(config.ray))) as rows:
+        for row in rows:
+            seen.add(Tally(row["embedded"], row["rejected"], Counter(json.loads(row["reasons"]))))
+            progress.advance(
+                row["embedded"] + row["rejected"], f"{seen.rejected:,} rejected" if seen.rejected else ""
+            )
+            if seen.embedded + seen.rejected >= ENOUGH_TO_JUDGE:
+                _check_rejects(seen, config.limits.rejected, " so far")
     progress.finish()
     tally = _recount(store, pool)
     _check_rejects(tally, config.limits.rejected)
@@ -102,51 +105,32 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
 
 
 def _ingesting(config: Config, store: Store, source: EmbeddingsSource) -> Callable[[Dataset], Dataset]:
-    cosine = config.cluster.distance == "cosine"
+    cosine, cpus = config.cluster.distance == "cosine", task_cpus(resources(config.ray))
 
     def build_stream(parts: Dataset) -> Dataset:
-        return stream.tasks(
-            parts, encode.ingest, num_cpus=_task_cpus(), source=source, store=store, cosine=cosine
-        )
+        return stream.tasks(parts, encode.ingest, num_cpus=cpus, source=source, store=store, cosine=cosine)
 
     return build_stream
 
 
 def _encoding(
-    config: Config, store: Store, pool: Pool, encoder: Any, parts_left: int
+    config: Config, store: Store, progress: Progress, pool: Pool, encoder: Any, todo: list[Part]
 ) -> Callable[[Dataset], Dataset]:
-    size, num_cpus, num_gpus = _actor_pool(config, parts_left)
-    cpus = _task_cpus()
+    size = sizing(config, resources(config.ray), len(todo), sum(map(samples_of, todo)))
+    if todo and size.first > size.fitting:
+        progress.say(
+            f"embed: asks for {size.first} encoder actors with {size.gpus:g} GPUs each; the machines that are"
+            f" there have room for {size.fitting}, the others wait for machines to come"
+        )
 
     def build_stream(parts: Dataset) -> Dataset:
+        cpus = size.task_cpus
         parts = stream.tasks(parts, encode.read, num_cpus=cpus, source=pool.source)
         parts = stream.tasks(parts, encode.prepare, num_cpus=cpus, modality=pool.modality, encoder=encoder)
-        parts = stream.actors(
-            parts, encode.Encode, size=size, num_cpus=num_cpus, num_gpus=num_gpus, encoder=encoder
-        )
+        parts = stream.actors(parts, encode.Encode, size=size, encoder=encoder)
         return stream.tasks(parts, encode.write, num_cpus=cpus, store=store)
 
     return build_stream
-
-
-def _task_cpus() -> float:
-    """CPUs of a task: one, or half of the only one, so that an encoder fits beside it."""
-    return 1.0 if ray.cluster_resources().get("CPU", 2) > 1 else 0.5
-
-
-def _actor_pool(config: Config, parts_left: int) -> tuple[tuple[int, int], float | None, float | None]:
-    """Size of the actor pool and the CPUs and GPUs of an actor.
-
-    On CPUs the smallest pool leaves a CPU to the tasks that feed it, or nothing would ever move.
-    """
-    resources = ray.cluster_resources()
-    gpus, cpus = float(config.encoder.num_gpus), resources.get("CPU", 2.0)
-    room = resources.get("GPU", 1.0) / gpus if gpus else cpus - 1
-    fewest, most = (1, max(1, int(room))) if config.encoder.actors == "auto" else config.encoder.actors
-    size = (min(fewest, max(1, parts_left)), min(most, max(1, parts_left)))
-    if gpus:
-        return size, None, gpus
-    return size, min(1.0, (cpus - _task_cpus()) / size[0]), None
 
 
 def _recount(store: Store, pool: Pool) -> Tally:

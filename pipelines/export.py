@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipelines.errors import RequestError, RunError
 from pipelines.naming import file_name
 from pipelines.pool import Pool, is_embedded, open_pool, samples_of
 from pipelines.progress import Progress
+from pipelines.resources import resources
 from pipelines.store import Store
 
 FOLDER = "export"
@@ -72,8 +74,9 @@ def export(config: Config, store: Store, progress: Progress, pool: Pool | None =
             formats=list(config.export.formats),
         )
 
-    for row in stream.rows_of(todo, build_stream):
-        progress.advance(sizes[row["part"]])
+    with closing(stream.rows_of(todo, build_stream, resources(config.ray))) as rows:
+        for row in rows:
+            progress.advance(sizes[row["part"]])
     parts, id_list = [part.index for part in pool.parts], "ids" in config.export.formats
     samples = ray.get(ray.remote(_finish).remote(store, parts, id_list, is_embedded(pool)))
     progress.finish()

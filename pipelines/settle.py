@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -10,7 +11,9 @@ import modalities
 from modalities.base import Encoder, FittedEncoder, Modality, ModalityError
 from pipelines.config import Config
 from pipelines.manifest import Basis
+from pipelines.resources import resources
 from pipelines.secrets import hidden
+from pipelines.sizing import check_gpus
 
 
 def recall(config: Config, modality: Modality, recorded: Basis | None) -> Config:
@@ -45,20 +48,32 @@ def build(config: Config, modality: Modality) -> Encoder:
     )
 
 
-def decide(config: Config, modality: Modality) -> Config:
+def decide(config: Config, modality: Modality, say: Callable[[str], Any] = lambda _: None) -> Config:
     """Settle what is still ``auto``, on a machine of the cluster like the one that will encode.
 
     An encoder that learns from the pool is small: left open, it runs on the CPU in float32.
+
+    Args:
+        config: What was asked for.
+        modality: Of the pool.
+        say: Told what is waited for, a sentence each.
+
+    Raises:
+        RequestError: No machine has, or will have, the GPUs of an encoder.
+        ModalityError: There is no such encoder.
     """
     if is_settled(config):
         return config
-    encoder = build(config, modality)
+    encoder, there = build(config, modality), resources(config.ray)
     small = isinstance(encoder, FittedEncoder)
     found: dict[str, Any] = {"batch_size": encoder.batch_size}
     if config.encoder.num_gpus == "auto":
-        found["num_gpus"] = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 and not small else 0.0
+        found["num_gpus"] = 1.0 if there.most_gpus >= 1 and not small else 0.0
     config = _with_encoder(config, found)
+    check_gpus(config, there)
     if config.encoder.dtype == "auto":
+        if config.encoder.num_gpus and not there.gpus and not small:
+            say("waits for a machine with a GPU, which settles encoder.dtype; name one to go on without")
         probe = ray.remote(num_cpus=0, num_gpus=config.encoder.num_gpus)(_fastest_dtype)
         dtype = "float32" if small else ray.get(probe.remote(config, modality))
         config = _with_encoder(config, {"dtype": dtype})

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
 from curation.errors import CurationError
 from modalities.base import ModalityError, Part
 from pipelines.blocks import enter
 from pipelines.errors import RequestError
+from pipelines.resources import Resources
+from pipelines.sizing import Sizing
 from pipelines.startup import identity, meet
 
 ATTEMPTS = 2
@@ -22,13 +24,20 @@ ATTEMPTS = 2
 process would never finish (and never fail)."""
 
 
-def context() -> DataContext:
-    """A copy of Ray Data's settings with ours; the process's own are left as they are."""
+def context(there: Resources | None = None) -> DataContext:
+    """A copy of Ray Data's settings with ours; the process's own are left as they are.
+
+    Args:
+        there: What is used at most: more is neither taken nor asked of an autoscaler, which would bring
+            nothing at all.
+    """
     settings = DataContext.get_current().copy()
     settings.enable_progress_bars = False
     settings.print_on_execution_start = False
     settings.raise_original_map_exception = True  # so that a full disk reads as one
     settings.max_errored_blocks = 0
+    if there is not None:
+        settings.execution_options.resource_limits = ExecutionResources.for_limits(**there.limits)
     return settings
 
 
@@ -85,34 +94,36 @@ def tasks(parts: Dataset, fn: Callable[..., Any], *, num_cpus: float, **kwargs: 
         )
 
 
-def actors(
-    parts: Dataset,
-    cls: type,
-    *,
-    size: tuple[int, int],
-    num_cpus: float | None,
-    num_gpus: float | None,
-    **kwargs: Any,
-) -> Dataset:
-    """``cls(**kwargs)(block)`` for every part, in a pool of ``size[0]`` to ``size[1]`` actors."""
+def actors(parts: Dataset, cls: type, *, size: Sizing, **kwargs: Any) -> Dataset:
+    """``cls(**kwargs)(block)`` for every part, in a pool of actors that grows and shrinks with the work."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         return parts.map_batches(
             alikes(cls),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(min_size=size[0], max_size=size[1]),
+            compute=ActorPoolStrategy(min_size=size.fewest, max_size=size.most, initial_size=size.first),
             fn_constructor_kwargs=kwargs,
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
+            num_cpus=size.cpus,
+            num_gpus=size.gpus or None,
             max_restarts=-1,
             max_task_retries=ATTEMPTS,
         )
 
 
-def rows_of(parts: Sequence[Part], build: Callable[[Dataset], Dataset]) -> Iterator[dict[str, Any]]:
-    """The rows that the pipeline ``build`` yields for ``parts``, as they are ready."""
+def rows_of(
+    parts: Sequence[Part], build: Callable[[Dataset], Dataset], there: Resources | None = None
+) -> Generator[dict[str, Any]]:
+    """The rows that the pipeline ``build`` yields for ``parts``, as they are ready.
+
+    Close it: the actors go, and what was asked of an autoscaler is withdrawn, when it ends.
+
+    Args:
+        parts: Of the pool.
+        build: Adds the steps.
+        there: What is used at most, see `context`.
+    """
     if not parts:
         return
-    with DataContext.current(context()):
+    with DataContext.current(context(there)):
         yield from build(ray.data.from_arrow([enter(part) for part in parts])).iter_rows()

@@ -10,7 +10,7 @@ import yaml
 
 from pipelines.store import Store
 from tests.curation.pools import blobs
-from tests.pipelines.conftest import rows_of
+from tests.pipelines.conftest import digits, rows_of  # noqa: F401 - one is a fixture
 
 from . import machines
 

@@ -18,14 +18,22 @@ RAY = Path(sys.executable).parent / "ray"
 
 
 @contextmanager
-def head(environment, cpus=2):
-    """What a process needs to join a fresh `ray start --head`, which ends with the block."""
+def head(environment, cpus=2, gpus=0):
+    """What a process needs to join a fresh `ray start --head`, which ends with the block.
+
+    The GPUs are some that Ray counts, and that nobody has.
+    """
     with ExitStack() as stack:
         listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
         gcs, client = (listener.getsockname()[1] for listener in listeners)
     folder = tempfile.mkdtemp(prefix="evenset")
     command = [RAY, "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=false"]
-    command += [f"--port={gcs}", f"--ray-client-server-port={client}", f"--num-cpus={cpus}"]
+    command += [
+        f"--port={gcs}",
+        f"--ray-client-server-port={client}",
+        f"--num-cpus={cpus}",
+        f"--num-gpus={gpus}",
+    ]
     command += [f"--temp-dir={folder}", "--object-store-memory=300000000"]
     # Ray joins no head on 127.0.0.1, so it listens to the network: a token keeps others out
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

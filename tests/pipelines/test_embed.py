@@ -16,11 +16,14 @@ from modalities.base import Part, Record
 from pipelines import blocks, stream
 from pipelines.encode import matrix, nameable
 from pipelines.manifest import read_manifest
+from pipelines.sizing import Sizing
 from pipelines.store import Store
 
 from .conftest import blobs, png, rows_of, write_vectors
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+ONE = Sizing(1, 1, 1, 1, cpus=1.0, gpus=0.0, task_cpus=1.0)
 
 
 @pytest.fixture
@@ -315,7 +318,7 @@ class Deadly:
 
 def parts_after(once):
     def build(parts):
-        return stream.actors(parts, Deadly, size=(1, 1), num_cpus=1, num_gpus=None, once=once)
+        return stream.actors(parts, Deadly, size=ONE, once=once)
 
     return [row["part"] for row in stream.rows_of([Part(i, {}) for i in range(5)], build)]
 

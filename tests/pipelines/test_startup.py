@@ -15,9 +15,12 @@ from ray.data import DataContext
 from pipelines import blas, startup, stream
 from pipelines.cli import explain
 from pipelines.config import Config
+from pipelines.sizing import Sizing
 from pipelines.store import Store
 
 from .conftest import blobs
+
+ONE = Sizing(1, 1, 1, 1, cpus=1.0, gpus=0.0, task_cpus=1.0)
 
 
 def install_plugin(folder, version="1.2", point="tiny = tiny_plugin:Tiny"):
@@ -142,7 +145,7 @@ def test_an_actor_begins_on_a_machine_like_the_drivers_alone(ray_cluster, tmp_pa
     def doubled():
         parts = ray.data.from_arrow([pa.table({"n": [n]}) for n in range(3)])
         with DataContext.current(stream.context()):
-            built = stream.actors(parts, Doubled, size=(1, 1), num_cpus=1, num_gpus=None, times=2)
+            built = stream.actors(parts, Doubled, size=ONE, times=2)
             return sorted(row["n"] for row in built.iter_rows())
 
     assert doubled() == [0, 2, 4]

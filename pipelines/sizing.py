@@ -1,0 +1,117 @@
+"""How many encoder actors, and what do they and the tasks that feed them take of a machine?
+
+Actors are placed by what they take. One that fits no machine yet waits for its place, which is what an
+autoscaler brings machines for. So a stage asks for as many at once as its samples are worth, and need not
+know when they come. Whatever is there, a task finds a place beside the actors, or nothing would ever move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.config import Config
+from pipelines.errors import RequestError
+from pipelines.resources import Kind, Resources
+
+SAMPLES_WORTH_AN_ACTOR = 50_000
+"""Fewer are encoded before a machine that is not there yet has come, which takes minutes."""
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """A pool of actors and what feeds it.
+
+    Attributes:
+        fewest: Actors that there are at least.
+        first: Actors to begin with: those without a machine wait for one.
+        most: Actors that there are at most.
+        fitting: Actors that the machines that are there have room for.
+        cpus: CPUs of an actor.
+        gpus: GPUs of an actor.
+        task_cpus: CPUs of a task that reads, prepares or writes a part.
+    """
+
+    fewest: int
+    first: int
+    most: int
+    fitting: int
+    cpus: float
+    gpus: float
+    task_cpus: float
+
+
+def sizing(config: Config, there: Resources, parts: int, samples: int) -> Sizing:
+    """The encoder actors of a run.
+
+    Args:
+        config: ``encoder.num_gpus`` is settled.
+        there: The cluster.
+        parts: Parts left to encode; an actor takes one at a time.
+        samples: Samples in them.
+
+    Raises:
+        RequestError: No machine has, or will have, the GPUs of an actor.
+    """
+    check_gpus(config, there)
+    return (_on_gpus if config.encoder.num_gpus else _on_cpus)(config, there, max(1, parts), samples)
+
+
+def check_gpus(config: Config, there: Resources) -> None:
+    """Refuse what would wait for a machine that never comes; ``encoder.num_gpus`` is settled.
+
+    Raises:
+        RequestError: No machine has, or will have, the GPUs of an actor.
+    """
+    gpus = float(config.encoder.num_gpus)
+    said = config.ray.gpus != "auto" and there.most_gpus >= gpus and not any(k.gpus for k in there.kinds)
+    if gpus and not said and (there.most_gpus < gpus or not _hosts(there, gpus)):
+        largest = max((kind.gpus for kind in there.kinds), default=0)
+        raise RequestError(
+            f"encoder.num_gpus is {gpus:g}, but the run may use {there.most_gpus:g} GPUs, and the largest"
+            f" machine that is there or that an autoscaler is known to bring has {largest:g}: set"
+            " encoder.num_gpus=0 to encode on CPUs, join a cluster with GPUs, or say in ray.gpus how many may"
+            " come"
+        )
+
+
+def task_cpus(there: Resources) -> float:
+    """CPUs of a task: one, or half of the only one, so that an encoder fits beside it."""
+    return 0.5 if 0 < there.most_cpus <= 1 else 1.0
+
+
+def _hosts(there: Resources, gpus: float) -> list[Kind]:
+    """Kinds of machines that have room for an actor."""
+    return [kind for kind in there.kinds if kind.gpus >= gpus]
+
+
+def _on_gpus(config: Config, there: Resources, parts: int, samples: int) -> Sizing:
+    gpus, hosts = float(config.encoder.num_gpus), _hosts(there, float(config.encoder.num_gpus))
+    room = [int(host.gpus / gpus + _ROUNDING) for host in hosts]  # actors of a machine
+    fitting = sum(each * host.there for each, host in zip(room, hosts, strict=True))
+    coming = sum(each * host.most for each, host in zip(room, hosts, strict=True))
+    if config.ray.gpus != "auto":
+        coming = int(config.ray.gpus / gpus + _ROUNDING)
+        fitting = min(fitting, coming)
+    # the host's side of a GPU's work takes a CPU, but a whole one is left on the machine to a task
+    spare = [(host.cpus - 1) / each for each, host in zip(room, hosts, strict=True)]
+    cpus = int(100 * max(0.0, min([1.0, *spare]))) / 100 if hosts else 0.0
+    fewest, most = (1, coming) if config.encoder.actors == "auto" else config.encoder.actors
+    fewest, most = min(fewest, parts), min(most, parts)
+    first = max(fewest, min(most, max(fitting, samples // SAMPLES_WORTH_AN_ACTOR)))
+    return Sizing(fewest, first, most, fitting, cpus, gpus, task_cpus(there))
+
+
+def _on_cpus(config: Config, there: Resources, parts: int, samples: int) -> Sizing:
+    """As many as Ray Data finds worth it, one CPU left to the tasks; its own request brings more machines.
+
+    No more are begun with than fit, since actors that come to a machine first would leave no task a place.
+    """
+    task, total = task_cpus(there), there.most_cpus or 2.0
+    fewest, most = (1, max(1, int(total - 1))) if config.encoder.actors == "auto" else config.encoder.actors
+    fewest, most = min(fewest, parts), min(most, parts)
+    cpus = min(1.0, (total - task) / fewest)
+    fitting = max(1, int((there.cpus - task) / cpus + _ROUNDING))
+    fewest = min(fewest, fitting)
+    return Sizing(fewest, fewest, most, fitting, cpus, 0.0, task)
