@@ -219,20 +219,22 @@ class Encoder(ABC):
             RuntimeError: every row of a full batch failed, so it is the encoder that is broken.
         """
         reasons: list[str | None] = [None] * len(places)
+        embeddings = np.empty((len(places), self.dim), np.float32)
         try:
             if len(places) == len(batch):
-                embeddings = self.encode(batch)
+                embeddings[:] = self.encode(batch)
             else:
                 stand_in = [batch[places[0]]] * len(batch)
-                for i in places:
-                    stand_in[i] = batch[i]
-                embeddings = self.encode(stand_in, like=batch)[list(places)]
+                for place in places:
+                    stand_in[place] = batch[place]
+                embeddings[:] = self.encode(stand_in, like=batch)[list(places)]
         except Exception:  # whatever a model raises: its rows are tried again, each with its reason
             embeddings, reasons = self._encode_singly(batch, places)
-        embeddings = np.array(embeddings, dtype=np.float32)
-        for i in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)):
-            embeddings[i] = np.nan
-            reasons[i] = reasons[i] or f"The encoder {self.spec} returned an embedding with NaN or infinity."
+        for row in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)):
+            embeddings[row] = np.nan
+            reasons[row] = (
+                reasons[row] or f"The encoder {self.spec} returned an embedding with NaN or infinity."
+            )
         return embeddings, reasons
 
     def _encode_singly(

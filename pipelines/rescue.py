@@ -7,6 +7,7 @@ batch keeps its shape, and a sample its place in it, so that an embedding is wha
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -150,14 +151,13 @@ def _prepared(samples: pa.Table, lone: Lone, work: Work) -> pa.Table:
 def _encoded(samples: pa.Table, lone: Lone, dim: int) -> tuple[pa.Table, list[str]]:
     """The samples with their embeddings, and the ids of those whose batches had to be others."""
     shared = ray.put(samples)
-    good = np.flatnonzero(samples["reason"].is_null().to_numpy())
-    cut, lost = isolate(good.tolist(), lambda rows: lone.run("batches", shared, rows))
+    good: list[int] = np.flatnonzero(samples["reason"].is_null().to_numpy()).tolist()
+    cut, lost = isolate(good, lambda rows: lone.run("batches", shared, rows))
     found: dict[int, Any] = {}
     failures: dict[int, str | None] = {}
     for batch in [batch for _, batches in cut for batch in batches]:
-        done, dead = isolate(
-            range(len(batch)), lambda places, batch=batch: lone.run("encode", shared, batch, list(places))
-        )
+        step = partial(lone.run, "encode", shared, batch)
+        done, dead = isolate(range(len(batch)), step)
         lost += [batch[place] for place in dead]
         for places, (vectors, reasons) in done:
             rows = [batch[place] for place in places]
@@ -168,7 +168,8 @@ def _encoded(samples: pa.Table, lone: Lone, dim: int) -> tuple[pa.Table, list[st
     for i, row in enumerate(good):
         embeddings[i] = found.get(row, np.nan)
     reshaped = samples["id"].take(pa.array(sorted(found), pa.int64())).to_pylist() if len(cut) > 1 else []
-    return encode.embedded(samples, good, embeddings, [failures[row] for row in good]), reshaped
+    told = [failures[row] for row in good]
+    return encode.embedded(samples, np.array(good, np.int64), embeddings, told), reshaped
 
 
 def _in_order(pieces: list[tuple[Sequence[int], pa.Table]]) -> pa.Table:
