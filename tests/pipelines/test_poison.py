@@ -46,12 +46,12 @@ def write(tmp_path, write_config):
         pictures = [picture(payload, i in marked) for i, payload in enumerate(digits)]
         names = [f"digit {i}" for i in range(len(digits))]
         pq.write_table(
-            pa.table({"name": names, "image": pictures}), tmp_path / "pool.parquet", row_group_size=group
+            pa.table({"name": names, "image": pictures}), tmp_path / f"{name}.parquet", row_group_size=group
         )
         source = {"format": "parquet", "column": "image", "id_column": "name"}
         encoder = {"model": f"deadly:{how}", "batch_size": 8, "dtype": "float32", "num_gpus": 0}
         sections = {"encoder": encoder, "output": str(tmp_path / name), "sample": {"size": 5}, **sections}
-        file = write_config(tmp_path / "pool.parquet", name, source=source, **sections)
+        file = write_config(tmp_path / f"{name}.parquet", name, source=source, **sections)
         return file, Store(str(tmp_path / name))
 
     return write
