@@ -140,7 +140,7 @@ def _stream_and_rescue(
     lost: dict[int, str] = {}
     with closing(stream.rows_of(todo, stage.stream)) as rows:
         for row in rows:
-            if stream.LOST in row:
+            if row.get(stream.LOST):  # null where Ray Data put rows of both kinds into one block
                 lost[row["part"]] = row[stream.LOST]
                 check_lost(lost, config.limits.deadly_parts)
             else:

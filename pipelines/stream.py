@@ -89,7 +89,7 @@ def watched(fn: Callable[..., Any], attempts: Attempts | None, work: str) -> Cal
 
     @functools.wraps(fn)
     def step(block: pa.Table, **kwargs: Any) -> pa.Table:
-        if LOST in block.column_names:
+        if LOST in block.column_names and block[LOST][0].is_valid:
             return block
         if attempts is None:
             return fn(block, **kwargs)
