@@ -72,6 +72,10 @@ class Source(ABC):
     def read(self, part: Part) -> Iterator[Record]:
         """Read the samples of one part, in order; what cannot be read is a record with a reason."""
 
+    @abstractmethod
+    def unread(self, part: Part, reason: str) -> Iterator[Record]:
+        """Name the samples of a part without looking at it, each a record with that reason."""
+
 
 class Modality(ABC):
     """What a kind of sample is.
@@ -188,30 +192,60 @@ class Encoder(ABC):
         """
         embeddings = np.full((len(prepared), self.dim), np.nan, dtype=np.float32)
         reasons: list[str | None] = [None] * len(prepared)
+        for rows in self.batches(prepared):
+            embeddings[rows], found = self.encode_batch([prepared[i] for i in rows], range(len(rows)))
+            for row, reason in zip(rows, found, strict=True):
+                reasons[row] = reason
+        return embeddings, reasons
+
+    def batches(self, prepared: Sequence[NDArray[Any] | str]) -> list[NDArray[np.int64]]:
+        """Return the rows of each batch of a part."""
         order = self.order(prepared)
-        for start in range(0, len(prepared), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            batch = [prepared[i] for i in rows]
-            try:
-                embeddings[rows] = self.encode(batch)
-            except Exception:  # whatever a model raises: its rows are tried again, each with its reason
-                self._encode_singly(rows, batch, embeddings, reasons)
-        for i in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)):
-            embeddings[i] = np.nan
-            reasons[i] = reasons[i] or f"The encoder {self.spec} returned an embedding with NaN or infinity."
+        return [order[i : i + self.batch_size] for i in range(0, len(prepared), self.batch_size)]
+
+    def encode_batch(
+        self, batch: Sequence[NDArray[Any] | str], places: Sequence[int]
+    ) -> tuple[NDArray[np.float32], list[str | None]]:
+        """Encode rows of a batch, some or all, in the shape of that batch and each in its place.
+
+        Args:
+            batch: its prepared rows, all of them.
+            places: which of them to encode; another of these stands in the place of any other.
+
+        Returns:
+            Embeddings (len(places), dim), NaN for rows that failed, and for each row the reason or None.
+
+        Raises:
+            RuntimeError: every row of a full batch failed, so it is the encoder that is broken.
+        """
+        reasons: list[str | None] = [None] * len(places)
+        embeddings = np.empty((len(places), self.dim), np.float32)
+        try:
+            if len(places) == len(batch):
+                embeddings[:] = self.encode(batch)
+            else:
+                stand_in = [batch[places[0]]] * len(batch)
+                for place in places:
+                    stand_in[place] = batch[place]
+                embeddings[:] = self.encode(stand_in, like=batch)[list(places)]
+        except Exception:  # whatever a model raises: its rows are tried again, each with its reason
+            embeddings, reasons = self._encode_singly(batch, places)
+        for row in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)):
+            embeddings[row] = np.nan
+            reasons[row] = (
+                reasons[row] or f"The encoder {self.spec} returned an embedding with NaN or infinity."
+            )
         return embeddings, reasons
 
     def _encode_singly(
-        self,
-        rows: NDArray[np.int64],
-        batch: list[NDArray[Any] | str],
-        embeddings: NDArray[np.float32],
-        reasons: list[str | None],
-    ) -> None:
+        self, batch: Sequence[NDArray[Any] | str], places: Sequence[int]
+    ) -> tuple[NDArray[np.float32], list[str | None]]:
+        embeddings = np.full((len(places), self.dim), np.nan, dtype=np.float32)
+        reasons: list[str | None] = [None] * len(places)
         failures = 0
-        for row, sample in zip(rows, batch, strict=True):
+        for row, place in enumerate(places):
             try:
-                embeddings[row] = self.encode([sample], like=batch)[0]
+                embeddings[row] = self.encode([batch[place]], like=batch)[0]
             except Exception as error:
                 failures += 1
                 reasons[row] = f"The encoder {self.spec} failed on it ({type(error).__name__}: {error})."
@@ -221,6 +255,7 @@ class Encoder(ABC):
                         f" last time with {type(error).__name__}: {error}. If memory ran out, lower"
                         " encoder.batch_size."
                     ) from error
+        return embeddings, reasons
 
 
 class FittedEncoder(Encoder):

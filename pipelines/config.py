@@ -206,7 +206,9 @@ class Limits(Section):
     rejected: Annotated[float, Field(ge=0, le=1)] = 0.5
     """the largest share of the pool that may be rejected before the run fails"""
     timeout: Annotated[float, Field(gt=0)] = 120.0
-    """seconds that reading a sample (or a row group, or some lines) may take before it is rejected"""
+    """seconds that reading or decoding a sample (or reading a row group, or some lines) may take"""
+    deadly_parts: NonNegativeInt = 16
+    """parts of the pool that may kill the process at work on them before the run stops; 0: none"""
 
 
 class Ray(Section):

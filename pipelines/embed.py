@@ -6,33 +6,34 @@ comes back to the driver are counts. A part is done when its file is there, so a
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.data import Dataset
 
-from modalities.base import FittedEncoder, Part
+from modalities.base import Encoder, FittedEncoder, Part
 from modalities.sources.embeddings import EmbeddingsSource
-from pipelines import encode, fitting, stream, written
+from pipelines import encode, fitting, rescue, stream, written
+from pipelines.attempts import ATTEMPTS, Attempts
 from pipelines.blocks import part_index, part_name
 from pipelines.config import Config
 from pipelines.errors import RequestError, RunError
+from pipelines.limits import Judge, check_lost, check_rejects, parts_told
+from pipelines.lone import Work
 from pipelines.manifest import digest
 from pipelines.pool import Pool, open_pool, samples_of
 from pipelines.progress import Progress
 from pipelines.resources import resources
 from pipelines.settle import build
 from pipelines.sizing import sizing, task_cpus
+from pipelines.startup import identity
 from pipelines.store import Store
 from pipelines.tally import Tally
 from pipelines.unique import find_duplicate
-
-ENOUGH_TO_JUDGE = 20_000
-"""Samples after which a run with too many rejects stops early, rather than at the end of the pool."""
 
 PARTS_A_TASK = 256
 
@@ -49,7 +50,7 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     Returns:
         ``samples``, ``embedded``, ``rejected``, ``reasons``, ``parts``, ``dimensions``, ``digest`` (of all
         embeddings in order) and ``files`` (`pipelines.written`); for an encoder that learns from the pool
-        also ``state``.
+        also ``state``; where processes died at work ``restarts`` and ``isolated_parts``.
 
     Raises:
         RunError: Too many samples were rejected, or the pool changed while it was read.
@@ -61,26 +62,10 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     there = sum(samples_of(part) for part in pool.parts if part.index in done)
     progress.start("embed", pool.size, "samples", done=there)
     todo = [part for part in pool.parts if part.index not in done]
-    if isinstance(pool.source, EmbeddingsSource):
-        build_stream = _ingesting(config, store, pool.source)
-    else:
-        encoder = build(config, pool.modality)
-        if isinstance(encoder, FittedEncoder):
-            progress.advance(0, f"fitting the encoder {encoder.spec}")
-            counts["state"] = fitting.fit(encoder, pool, config.seed, store)
-        build_stream = _encoding(config, store, progress, pool, encoder, todo)
-    seen = Tally()
-    with closing(stream.rows_of(todo, build_stream, resources(config.ray))) as rows:
-        for row in rows:
-            seen.add(Tally(row["embedded"], row["rejected"], Counter(json.loads(row["reasons"]))))
-            progress.advance(
-                row["embedded"] + row["rejected"], f"{seen.rejected:,} rejected" if seen.rejected else ""
-            )
-            if seen.embedded + seen.rejected >= ENOUGH_TO_JUDGE:
-                _check_rejects(seen, config.limits.rejected, " so far")
+    counts |= _embed_parts(config, store, progress, pool, todo)
     progress.finish()
     tally = _recount(store, pool)
-    _check_rejects(tally, config.limits.rejected)
+    check_rejects(tally, config.limits.rejected)
     if tally.rejected:
         progress.say(f"embed: {tally.rejected:,} of {pool.size:,} samples rejected: {tally.told()}")
     names = [part_name(encode.EMBEDDINGS, part.index) for part in pool.parts]
@@ -104,19 +89,119 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     }
 
 
-def _ingesting(config: Config, store: Store, source: EmbeddingsSource) -> Callable[[Dataset], Dataset]:
-    cosine, cpus = config.cluster.distance == "cosine", task_cpus(resources(config.ray))
+@dataclass(frozen=True)
+class _Stage:
+    """How parts are embedded.
+
+    Attributes:
+        stream: Of all parts; one that kills its process comes out of it as `stream.LOST`.
+        rescue: Of one such part, with the arguments that it takes beside it.
+        at_once: Of them are at work.
+    """
+
+    stream: Callable[[Dataset], Dataset]
+    rescue: Callable[..., dict[str, Any]]
+    arguments: tuple[Any, ...]
+    at_once: int
+
+
+def _embed_parts(
+    config: Config, store: Store, progress: Progress, pool: Pool, todo: list[Part]
+) -> dict[str, Any]:
+    """Embed the parts that are not done, and return what `embed` says about that."""
+    counts: dict[str, Any] = {}
+    attempts = Attempts()
+    try:
+        if isinstance(pool.source, EmbeddingsSource):
+            stage = _ingesting(config, store, pool, attempts)
+        else:
+            encoder = build(config, pool.modality)
+            if isinstance(encoder, FittedEncoder):
+                progress.advance(0, f"fitting the encoder {encoder.spec}")
+                counts["state"] = fitting.fit(encoder, pool, config, store)
+            stage = _encoding(config, store, progress, pool, encoder, attempts, todo)
+        alone, isolated = _stream_and_rescue(config, progress, pool, todo, stage)
+        died = {"restarts": attempts.restarts + alone, "isolated_parts": isolated}
+        return counts | {name: count for name, count in died.items() if count}
+    finally:
+        attempts.close()
+
+
+def _stream_and_rescue(
+    config: Config, progress: Progress, pool: Pool, todo: list[Part], stage: _Stage
+) -> tuple[int, int]:
+    """Embed the parts ``todo``.
+
+    Returns:
+        How many processes died over parts that were done alone, and how many such parts there were.
+
+    Raises:
+        RunError: Too many samples were rejected, or too many parts killed their process.
+    """
+    judge = Judge(config.limits.rejected, pool.size)
+    lost: dict[int, str] = {}
+    with closing(stream.rows_of(todo, stage.stream, resources(config.ray))) as rows:
+        for row in rows:
+            if row.get(stream.LOST):  # null where Ray Data put rows of both kinds into one block
+                lost[row["part"]] = row[stream.LOST]
+                check_lost(lost, config.limits.deadly_parts)
+            else:
+                judge.add(row)
+                progress.advance(row["embedded"] + row["rejected"], judge.told)
+    if not lost:
+        return 0, 0
+    progress.say(
+        f"embed: {parts_told(lost)} of the pool killed the process at work {ATTEMPTS} times: done alone now,"
+        " to reject the samples that kill and to keep the rest",
+        parts=sorted(lost),
+    )
+    restarts = 0
+    parts = [part for part in pool.parts if part.index in lost]
+    with closing(rescue.rescue_all(parts, stage.rescue, *stage.arguments, at_once=stage.at_once)) as rows:
+        for row in rows:
+            restarts += row["restarts"]
+            if row["reshaped"]:
+                progress.say(
+                    f"embed: {len(row['reshaped']):,} samples were encoded in other batches than they would"
+                    " have been, because cutting the batches killed the process; log.jsonl names them",
+                    ids=row["reshaped"],
+                )
+            judge.add(row)
+            progress.advance(row["embedded"] + row["rejected"], judge.told)
+    return restarts, len(lost)
+
+
+def _ingesting(config: Config, store: Store, pool: Pool, attempts: Attempts) -> _Stage:
+    cosine, cpus, source = config.cluster.distance == "cosine", task_cpus(resources(config.ray)), pool.source
 
     def build_stream(parts: Dataset) -> Dataset:
-        return stream.tasks(parts, encode.ingest, num_cpus=cpus, source=source, store=store, cosine=cosine)
+        return stream.tasks(
+            parts,
+            encode.ingest,
+            num_cpus=cpus,
+            attempts=attempts,
+            source=source,
+            store=store,
+            cosine=cosine,
+        )
 
-    return build_stream
+    work = Work(source, pool.modality, None, config.limits.timeout, cpus, None, identity())
+    return _Stage(build_stream, rescue.reread, (work, store, cosine), 1)
 
 
 def _encoding(
-    config: Config, store: Store, progress: Progress, pool: Pool, encoder: Any, todo: list[Part]
-) -> Callable[[Dataset], Dataset]:
-    size = sizing(config, resources(config.ray), len(todo), sum(map(samples_of, todo)))
+    config: Config,
+    store: Store,
+    progress: Progress,
+    pool: Pool,
+    encoder: Encoder,
+    attempts: Attempts,
+    todo: list[Part],
+) -> _Stage:
+    size, seconds = (
+        sizing(config, resources(config.ray), len(todo), sum(map(samples_of, todo))),
+        config.limits.timeout,
+    )
     if todo and size.first > size.fitting:
         progress.say(
             f"embed: asks for {size.first} encoder actors with {size.gpus:g} GPUs each; the machines that are"
@@ -125,12 +210,21 @@ def _encoding(
 
     def build_stream(parts: Dataset) -> Dataset:
         cpus = size.task_cpus
-        parts = stream.tasks(parts, encode.read, num_cpus=cpus, source=pool.source)
-        parts = stream.tasks(parts, encode.prepare, num_cpus=cpus, modality=pool.modality, encoder=encoder)
-        parts = stream.actors(parts, encode.Encode, size=size, encoder=encoder)
+        parts = stream.tasks(parts, encode.read, num_cpus=cpus, attempts=attempts, source=pool.source)
+        parts = stream.tasks(
+            parts,
+            encode.prepare,
+            num_cpus=cpus,
+            attempts=attempts,
+            modality=pool.modality,
+            encoder=encoder,
+            timeout=seconds,
+        )
+        parts = stream.actors(parts, encode.Encode, size=size, attempts=attempts, encoder=encoder)
         return stream.tasks(parts, encode.write, num_cpus=cpus, store=store)
 
-    return build_stream
+    work = Work(pool.source, pool.modality, encoder, seconds, size.cpus, size.gpus, identity())
+    return _Stage(build_stream, rescue.rescue, (work, store), size.most)
 
 
 def _recount(store: Store, pool: Pool) -> Tally:
@@ -178,19 +272,3 @@ def _footer(store: Store, rel: str) -> tuple[int, str]:
             f"{store.url}/{rel} was not written by a run: delete {encode.EMBEDDINGS} there, and run again"
         )
     return int(metadata.num_rows), content.decode()
-
-
-def _check_rejects(tally: Tally, limit: float, when: str = "") -> None:
-    """Stop a run that loses more than it may.
-
-    Raises:
-        RunError: Everything was rejected, or a larger share than ``limits.rejected``.
-    """
-    samples = tally.embedded + tally.rejected
-    if not tally.embedded:
-        raise RunError(f"all {samples:,} samples{when} were rejected: {tally.told()}")
-    if tally.rejected > limit * samples:
-        raise RunError(
-            f"{tally.rejected:,} of {samples:,} samples{when} were rejected, more than"
-            f" limits.rejected={limit:g} allows: {tally.told()}; mend the pool, or raise the limit"
-        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from pipelines.errors import RunError
 from pipelines.secrets import hidden
 from pipelines.store import Store
 from pipelines.stream import telling
+from pipelines.watchdog import watchdog
 
 EMBEDDINGS = "embeddings"
 REJECTED = "rejected/embed"
@@ -39,14 +41,19 @@ ALL_ZERO = "The embedding is all zero: it has no direction."
 def read(block: pa.Table, *, source: Source) -> pa.Table:
     """Read the samples of a part as ``id, uri, payload, reason``."""
     part = entered(block)
-    records = [nameable(record) for record in source.read(part)]
+    return pack(part.index, tabled(source.read(part)))
+
+
+def tabled(found: Iterable[Record]) -> pa.Table:
+    """Records as a table ``id, uri, payload, reason``."""
+    records = [nameable(record) for record in found]
     columns = {
         "id": pa.array([r.id for r in records], pa.string()),
         "uri": pa.array([r.uri for r in records], pa.string()),
         "payload": pa.array([r.payload for r in records], pa.large_binary()),
         "reason": pa.array([r.reason for r in records], pa.string()),
     }
-    return pack(part.index, pa.table(columns))
+    return pa.table(columns)
 
 
 def nameable(record: Record) -> Record:
@@ -56,35 +63,49 @@ def nameable(record: Record) -> Record:
     return Record(printable(record.id), printable(record.uri), None, "The id is not valid Unicode.")
 
 
-def prepare(block: pa.Table, *, modality: Modality, encoder: Encoder) -> pa.Table:
-    """Decode each payload and bring it into the encoder's input format; the payloads end here."""
+def prepare(
+    block: pa.Table, *, modality: Modality, encoder: Encoder, timeout: float | None = None
+) -> pa.Table:
+    """Decode each payload and bring it into the encoder's input format; the payloads end here.
+
+    A process that takes longer than ``timeout`` seconds for one of them ends.
+    """
     part, samples = unpack(block)
-    prepared: list[bytes | str | None] = []
+    return pack(part, prepared(samples, modality, encoder, timeout))
+
+
+def prepared(
+    samples: pa.Table, modality: Modality, encoder: Encoder, timeout: float | None = None
+) -> pa.Table:
+    """Records of a table, prepared, with what `Modality.describe` says of them; see `prepare`."""
+    all_ready: list[bytes | str | None] = []
     reasons: list[str | None] = []
     described: dict[str, list[Any]] = {name: [] for name in modality.columns}
-    for payload, reason in zip(samples["payload"], samples["reason"].to_pylist(), strict=True):
-        ready: bytes | str | None = None
-        about: dict[str, Any] = {}
-        if payload.is_valid:
-            try:
-                ready, about = _prepared(payload.as_py(), modality, encoder)
-            except Exception as error:  # hostile bytes reach libraries that raise anything
-                reason = verdict(error)
-        else:
-            reason = reason or UNREAD
-        prepared.append(ready)
-        reasons.append(reason)
-        for name, values in described.items():
-            values.append(about.get(name))
+    with watchdog(timeout) as alive:
+        for payload, reason in zip(samples["payload"], samples["reason"].to_pylist(), strict=True):
+            ready: bytes | str | None = None
+            about: dict[str, Any] = {}
+            alive()
+            if payload.is_valid:
+                try:
+                    ready, about = _prepared(payload.as_py(), modality, encoder)
+                except Exception as error:  # hostile bytes reach libraries that raise anything
+                    reason = verdict(error)
+            else:
+                reason = reason or UNREAD
+            all_ready.append(ready)
+            reasons.append(reason)
+            for name, values in described.items():
+                values.append(about.get(name))
     kind = pa.large_string() if encoder.input_shape is None else pa.large_binary()
     columns = {
         "id": samples["id"],
         "uri": samples["uri"],
         "reason": pa.array(reasons, pa.string()),
-        "prepared": pa.array(prepared, kind),
+        "prepared": pa.array(all_ready, kind),
         **{name: pa.array(values, modality.columns[name]) for name, values in described.items()},
     }
-    return pack(part, pa.table(columns))
+    return pa.table(columns)
 
 
 def verdict(error: Exception) -> str:
@@ -125,26 +146,42 @@ class Encode:
         """Replace ``prepared`` by ``embedding``, float32, null for a sample that has a reason."""
         part, samples = unpack(block)
         good = np.flatnonzero(samples["reason"].is_null().to_numpy())
-        reasons = samples["reason"].to_pylist()
         try:
-            embeddings, failures = self._encoder.encode_all(self._inputs(samples["prepared"].take(good)))
+            embeddings, reasons = self._encoder.encode_all(inputs(self._encoder, samples, good))
         except RuntimeError as error:
             raise RunError(f"part {part} cannot be encoded: {error}") from error
-        for row, failure in zip(good, failures, strict=True):
-            reasons[row] = failure
-        encoded = np.zeros((len(samples), self._encoder.dim), np.float32)
-        encoded[good] = embeddings
-        samples = samples.set_column(
-            samples.column_names.index("reason"), "reason", pa.array(reasons, pa.string())
-        )
-        column = samples.column_names.index("prepared")
-        return pack(part, samples.set_column(column, "embedding", fixed_lists(encoded)))
+        return pack(part, embedded(samples, good, embeddings, reasons))
 
-    def _inputs(self, prepared: pa.ChunkedArray) -> list[Any]:
-        shape, dtype = self._encoder.input_shape, self._encoder.input_dtype
-        if shape is None:
-            return list(prepared.to_pylist())
-        return [np.frombuffer(value.as_buffer(), dtype).reshape(shape) for value in prepared]
+
+def inputs(encoder: Encoder, samples: pa.Table, rows: Sequence[int] | NDArray[np.int64]) -> list[Any]:
+    """Prepared samples as the encoder takes them."""
+    column = samples["prepared"].take(pa.array(rows, pa.int64()))
+    if encoder.input_shape is None:
+        return list(column.to_pylist())
+    shape, dtype = encoder.input_shape, encoder.input_dtype
+    return [np.frombuffer(value.as_buffer(), dtype).reshape(shape) for value in column]
+
+
+def embedded(
+    samples: pa.Table, rows: NDArray[np.int64], embeddings: NDArray[np.float32], failures: list[str | None]
+) -> pa.Table:
+    """``samples`` with ``embedding`` in the place of ``prepared``.
+
+    Args:
+        samples: Prepared samples.
+        rows: Which of them were encoded; the others have a reason.
+        embeddings: Theirs (len(rows), d).
+        failures: For each of these rows a reason, or None.
+    """
+    reasons = samples["reason"].to_pylist()
+    for row, failure in zip(rows, failures, strict=True):
+        reasons[row] = failure
+    encoded = np.zeros((len(samples), embeddings.shape[1]), np.float32)
+    encoded[rows] = embeddings
+    samples = samples.set_column(
+        samples.column_names.index("reason"), "reason", pa.array(reasons, pa.string())
+    )
+    return samples.set_column(samples.column_names.index("prepared"), "embedding", fixed_lists(encoded))
 
 
 def write(block: pa.Table, *, store: Store) -> pa.Table:
@@ -158,10 +195,22 @@ def write(block: pa.Table, *, store: Store) -> pa.Table:
 def ingest(block: pa.Table, *, source: EmbeddingsSource, store: Store, cosine: bool) -> pa.Table:
     """Write a part of a pool that is embedded already, in the precision that it came in."""
     part = entered(block)
-    ids, uris, vectors, reasons = source.read_vectors(part)
+    return write_rows(part.index, source.read_vectors(part), source=source, store=store, cosine=cosine)
+
+
+def write_rows(
+    part: int,
+    rows: tuple[list[str], list[str], NDArray[Any], list[str | None]],
+    *,
+    source: EmbeddingsSource,
+    store: Store,
+    cosine: bool,
+) -> pa.Table:
+    """Write what `EmbeddingsSource.read_vectors` returned for a part."""
+    ids, uris, vectors, reasons = rows
     columns = {"id": ids, "uri": uris, "reason": reasons}
     samples = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
-    return _write(store, part.index, samples, vectors, normalise=cosine, dtype=source.dtype)
+    return _write(store, part, samples, vectors, normalise=cosine, dtype=source.dtype)
 
 
 def _write(

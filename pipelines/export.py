@@ -26,7 +26,7 @@ from pipelines.config import Config
 from pipelines.encode import EMBEDDINGS, fixed_lists
 from pipelines.errors import RequestError, RunError
 from pipelines.naming import file_name
-from pipelines.pool import Pool, is_embedded, open_pool, samples_of
+from pipelines.pool import Pool, is_embedded, open_pool, records, samples_of
 from pipelines.progress import Progress
 from pipelines.resources import resources
 from pipelines.store import Store
@@ -157,11 +157,10 @@ def _chosen(store: Store, part: Part, curated: pa.Table, keys: NDArray[np.uint64
 
 
 def _payloads(source: Source, part: Part, ids: list[str]) -> list[bytes]:
-    wanted = set(ids)
-    records = {record.id: record for record in source.read(part) if record.id in wanted}
+    found = {record.id: record for record in records(source, part, set(ids))}
     payloads, lost = [], []
     for id in ids:
-        record = records.get(id) or Record(id, "", None, "It is not in the pool any more.")
+        record = found.get(id) or Record(id, "", None, "It is not in the pool any more.")
         if record.payload is None:
             lost.append(f"{id}: {record.reason or 'it cannot be read'}")
         else:

@@ -8,18 +8,25 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import pyarrow as pa
 import ray
 from numpy.typing import NDArray
+from ray import ObjectRef
 
 from curation import KMeans
 from curation.chance import Purpose, draws, keys_of, mixed, salt, smallest
 from modalities.base import FittedEncoder, Modality, Part, Record, Source
-from pipelines import encode
+from pipelines import encode, rescue, stream
+from pipelines.config import Config
 from pipelines.errors import RunError
+from pipelines.limits import check_lost
+from pipelines.lone import DEATHS, Work
 from pipelines.manifest import digest
 from pipelines.pool import Pool, samples_of
+from pipelines.startup import identity
 from pipelines.store import Store
 from pipelines.tally import Tally
+from pipelines.watchdog import watchdog
 
 STATE = "encoder/state.npz"
 SAMPLES = 2_000
@@ -27,7 +34,7 @@ PARTS = 64
 """The sample comes from at most this many parts: the whole pool is not read for it."""
 
 
-def fit(encoder: FittedEncoder, pool: Pool, seed: int, store: Store) -> str:
+def fit(encoder: FittedEncoder, pool: Pool, config: Config, store: Store) -> str:
     """Fit ``encoder`` or give it the state of an earlier run; return the hash of its state.
 
     Raises:
@@ -35,12 +42,10 @@ def fit(encoder: FittedEncoder, pool: Pool, seed: int, store: Store) -> str:
         ModalityError: There is too little to learn from.
     """
     if not store.exists(STATE):
-        chosen = _chosen_parts(pool, seed)
-        share = -(-SAMPLES // len(chosen))
-        take = ray.remote(num_returns=2)(_take)
-        answers = [take.remote(pool.source, pool.modality, part, seed, share) for part in chosen]
+        chosen = _chosen_parts(pool, config.seed)
+        answers = _taken(chosen, pool, config)
         _check_any(ray.get([tally for _, tally in answers]), chosen, pool)
-        state = ray.get(ray.remote(_fit).remote(encoder, seed, *(samples for samples, _ in answers)))
+        state = ray.get(ray.remote(_fit).remote(encoder, config.seed, *(samples for samples, _ in answers)))
         buffer = io.BytesIO()
         np.savez(buffer, **state)
         store.write_bytes(STATE, buffer.getvalue())
@@ -67,30 +72,61 @@ def _chosen_parts(pool: Pool, seed: int) -> list[Part]:
     return [pool.parts[i] for i in sorted(smallest(luck, keys, PARTS))]
 
 
-def _take(source: Source, modality: Modality, part: Part, seed: int, share: int) -> tuple[list[Any], Tally]:
+def _taken(chosen: list[Part], pool: Pool, config: Config) -> list[tuple[ObjectRef, ObjectRef]]:
+    """What `_take` returns for each part, those included that kill their process over a sample."""
+    seconds = config.limits.timeout
+    arguments = (pool.modality, config.seed, -(-SAMPLES // len(chosen)), seconds)
+    take = ray.remote(num_returns=2, max_retries=stream.RETRIES)(_take)
+    take_sound = ray.remote(num_returns=2)(_take_sound)
+    sound = ray.remote(num_cpus=0)(stream.alike(rescue.sound))
+    answers = [take.remote(pool.source, part, *arguments) for part in chosen]
+    work = Work(pool.source, pool.modality, None, seconds, 1.0, None, identity())
+    lost: dict[int, str] = {}
+    for i, part in enumerate(chosen):
+        try:
+            ray.get(answers[i][1])
+        except DEATHS:
+            lost[part.index] = "decode"
+            check_lost(lost, config.limits.deadly_parts)
+            answers[i] = take_sound.remote(sound.remote(part, work), *arguments)
+    return answers
+
+
+def _take(
+    source: Source, part: Part, modality: Modality, seed: int, share: int, seconds: float
+) -> tuple[list[Any], Tally]:
     """Decode up to ``share`` samples of a part: those with the smallest draws that can be decoded.
 
     Returns:
         The samples, and why there are not more.
     """
-    reasons: Counter[str] = Counter()
-    records: list[Record] = []
-    for record in map(encode.nameable, source.read(part)):
-        if record.payload is None:
-            reasons[record.reason or encode.UNREAD] += 1
-        else:
-            records.append(record)
+    return _drawn([encode.nameable(record) for record in source.read(part)], modality, seed, share, seconds)
+
+
+def _take_sound(
+    samples: pa.Table, modality: Modality, seed: int, share: int, seconds: float
+) -> tuple[list[Any], Tally]:
+    """As `_take`, of what `rescue.sound` left of a part."""
+    return _drawn([Record(**row) for row in samples.to_pylist()], modality, seed, share, seconds)
+
+
+def _drawn(
+    found: list[Record], modality: Modality, seed: int, share: int, seconds: float
+) -> tuple[list[Any], Tally]:
+    reasons = Counter(record.reason or encode.UNREAD for record in found if record.payload is None)
+    records = [record for record in found if record.payload is not None]
     keys = keys_of(record.id for record in records)
     luck = draws(mixed(keys), salt(seed, Purpose.ENCODER_FIT, 1))
     samples: list[Any] = []
-    for i in smallest(luck, keys, len(records)):
-        payload = records[i].payload
-        if len(samples) == share:
-            break
-        try:
-            samples.append(modality.decode(payload or b""))
-        except Exception as error:  # the embed stage meets this sample again and rejects it
-            reasons[encode.verdict(error)] += 1
+    with watchdog(seconds) as alive:
+        for i in smallest(luck, keys, len(records)):
+            if len(samples) == share:
+                break
+            alive()
+            try:
+                samples.append(modality.decode(records[i].payload or b""))
+            except Exception as error:  # the embed stage meets this sample again and rejects it
+                reasons[encode.verdict(error)] += 1
     return samples, Tally(len(samples), reasons.total(), reasons)
 
 

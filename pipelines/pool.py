@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import has_magic
 
 import modalities
-from modalities.base import Modality, Part, Source
+from modalities.base import Modality, Part, Record, Source
 from modalities.sources.embeddings import EmbeddingsSource
 from modalities.sources.paths import File, list_files
 from modalities.sources.secrets import redacted
@@ -49,6 +49,22 @@ def samples_of(part: Part) -> int:
     if "files" in part.spec:
         return len(part.spec["files"])
     return int(part.spec["stop"]) - int(part.spec["start"])
+
+
+def records(source: Source, part: Part, wanted: set[str]) -> Iterator[Record]:
+    """The records of a part with the ``wanted`` ids, reading no further than the last of them.
+
+    Where a sample is a file, the others are not opened: one of them may hang, or kill the process.
+    """
+    if wanted <= set(part.spec.get("files", ())):
+        part = Part(part.index, {**part.spec, "files": sorted(wanted)})
+    left = set(wanted)
+    for record in source.read(part):
+        if record.id in left:
+            left.discard(record.id)
+            yield record
+        if not left:
+            return
 
 
 def source_paths(config: Config) -> list[str]:

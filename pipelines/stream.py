@@ -7,21 +7,35 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
 from curation.errors import CurationError
 from modalities.base import ModalityError, Part
+from pipelines.attempts import LOADS, Attempts
 from pipelines.blocks import enter
-from pipelines.errors import RequestError
+from pipelines.errors import RequestError, RunError
 from pipelines.resources import Resources
 from pipelines.sizing import Sizing
 from pipelines.startup import identity, meet
 
-ATTEMPTS = 2
-"""Retries of a part whose process died. Ray's default is without end: a part that always kills its
-process would never finish (and never fail)."""
+LOST = "lost"
+"""Column of a part that was set aside: at which work its process died (`pipelines.attempts`)."""
+
+RETRIES = 2
+"""Of a part whose process died, where nobody keeps books. Ray's default is without end: a part that always
+kills its process would never finish (and never fail)."""
+
+RETRIES_OF_ANY = 100
+"""The same where books are kept, which are what ends it. Ray counts against a part also the deaths of a
+process that it only waited for."""
+
+DIES_AT_LOAD = (
+    f"the process of the encoder died {LOADS} times in a row while it loaded its model: if memory ran out,"
+    " lower encoder.actors or take a smaller encoder.model; run the same command again to go on from here"
+)
 
 
 def context(there: Resources | None = None) -> DataContext:
@@ -79,23 +93,81 @@ def alikes(cls: type) -> Any:
     return Alike
 
 
-def tasks(parts: Dataset, fn: Callable[..., Any], *, num_cpus: float, **kwargs: Any) -> Dataset:
-    """``fn(block, **kwargs)`` for every part, in tasks; consecutive ones run as one."""
+def watched(fn: Callable[..., Any], attempts: Attempts | None, work: str) -> Callable[..., Any]:
+    """``fn``, which sets a part aside that killed the process at this work before, and leaves such alone."""
+
+    @functools.wraps(fn)
+    def step(block: pa.Table, **kwargs: Any) -> pa.Table:
+        if LOST in block.column_names and block[LOST][0].is_valid:
+            return block
+        if attempts is None:
+            return fn(block, **kwargs)
+        part = int(block["part"][0].as_py())
+        if not attempts.begin(work, part):
+            return pa.table({"part": [part], LOST: [work]})
+        done = fn(block, **kwargs)
+        attempts.end(work, part)
+        return done
+
+    return step
+
+
+def watched_class(cls: type, attempts: Attempts, work: str) -> Any:
+    """``cls``, whose actors do as `watched` says; one that always dies when it begins is given up.
+
+    Raises:
+        RunError: It died, `LOADS` times in a row.
+    """
+
+    @functools.wraps(cls, updated=())
+    class Watched(cls):  # type: ignore[misc]  # any class may be its base
+        def __init__(self, **kwargs: Any) -> None:
+            me = ray.get_runtime_context().get_actor_id()
+            if not attempts.begin("load", me, LOADS):
+                raise RunError(DIES_AT_LOAD)
+            super().__init__(**kwargs)
+            attempts.end("load", me)
+
+        def __call__(self, block: pa.Table) -> pa.Table:
+            return watched(super().__call__, attempts, work)(block)
+
+    return Watched
+
+
+def tasks(
+    parts: Dataset,
+    fn: Callable[..., Any],
+    *,
+    num_cpus: float,
+    attempts: Attempts | None = None,
+    **kwargs: Any,
+) -> Dataset:
+    """``fn(block, **kwargs)`` for every part, in tasks; consecutive ones run as one.
+
+    With ``attempts``, a part that kills its process goes on as one that is `LOST`.
+    """
     with warnings.catch_warnings():
         # max_retries has no named parameter yet to take the place of the deprecated keywords
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         return parts.map_batches(
-            alike(telling(fn)),
+            alike(telling(watched(fn, attempts, fn.__name__))),
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs=kwargs,
             num_cpus=num_cpus,
-            max_retries=ATTEMPTS,
+            max_retries=RETRIES if attempts is None else RETRIES_OF_ANY,
         )
 
 
-def actors(parts: Dataset, cls: type, *, size: Sizing, **kwargs: Any) -> Dataset:
-    """``cls(**kwargs)(block)`` for every part, in a pool of actors that grows and shrinks with the work."""
+def actors(
+    parts: Dataset, cls: type, *, size: Sizing, attempts: Attempts | None = None, **kwargs: Any
+) -> Dataset:
+    """``cls(**kwargs)(block)`` for every part, in a pool of actors that grows and shrinks with the work.
+
+    With ``attempts``, a part that kills its actor goes on as one that is `LOST`.
+    """
+    if attempts is not None:
+        cls = watched_class(cls, attempts, cls.__name__.lower())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         return parts.map_batches(
@@ -107,7 +179,7 @@ def actors(parts: Dataset, cls: type, *, size: Sizing, **kwargs: Any) -> Dataset
             num_cpus=size.cpus,
             num_gpus=size.gpus or None,
             max_restarts=-1,
-            max_task_retries=ATTEMPTS,
+            max_task_retries=RETRIES if attempts is None else RETRIES_OF_ANY,
         )
 
 

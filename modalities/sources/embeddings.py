@@ -107,10 +107,17 @@ class EmbeddingsSource(Source):
         try:
             return self._read_table(part.spec) if "row_group" in part.spec else self._read_array(part.spec)
         except SlowError as error:
-            return self._unread(part.spec, str(error))
+            return self.unread_vectors(part, str(error))
 
-    def _unread(self, spec: dict[str, Any], reason: str) -> tuple[list[str], list[str], Vectors, Reasons]:
-        """The rows of a part that was not read in time: as many as there are, and none that can be used."""
+    def unread(self, part: Part, reason: str) -> Iterator[Record]:
+        """Name the rows of a part by their numbers."""
+        ids, uris, _, _ = self.unread_vectors(part, reason)
+        for id, uri in zip(ids, uris, strict=True):
+            yield Record(id, uri, None, reason)
+
+    def unread_vectors(self, part: Part, reason: str) -> tuple[list[str], list[str], Vectors, Reasons]:
+        """The rows of a part that nobody looks at: as many as there are, and none that can be used."""
+        spec = part.spec
         first = spec.get("first", 0)
         rows = range(first + spec["start"], first + spec["stop"])
         vectors = np.full((len(rows), self._dim), np.nan, self._dtype)

@@ -85,6 +85,11 @@ class FilesSource(Source):
                 )
             yield Record(self._root.label(name), uri, payload, reason)
 
+    def unread(self, part: Part, reason: str) -> Iterator[Record]:
+        """Name the files of a part."""
+        for name in part.spec["files"]:
+            yield Record(self._root.label(name), self._root.uri(name), None, reason)
+
 
 def read_file(root: Root, name: str) -> tuple[bytes | None, str | None]:
     """Read one whole file; return its bytes, or None and the reason.

@@ -80,6 +80,11 @@ class LinesSource(Source):
             else:
                 yield self.rejected(name, row, reason)
 
+    def unread(self, part: Part, reason: str) -> Iterator[Record]:
+        """Name the lines of a part by their numbers."""
+        for row in range(part.spec["start"], part.spec["stop"]):
+            yield self.rejected(part.spec["file"], row, reason)
+
     def rejected(self, name: str, row: int, reason: str) -> Record:
         """Return the record of a line that cannot be used."""
         return Record(f"{self._root.label(name)}#{row}", f"{self._root.uri(name)}#{row}", None, reason)

@@ -87,8 +87,7 @@ class ParquetSource(Source):
             reason = "The row group cannot be read: the Parquet file is damaged or gone."
             if isinstance(error, SlowError):
                 reason = str(error)
-            for row in range(spec["first"] + spec["start"], spec["first"] + spec["stop"]):
-                yield Record(f"{label}#{row}", f"{uri}#{row}", None, reason)
+            yield from self.unread(part, reason)
             return
         ids = None if self._id_column is None else read_ids(table, self._id_column)
         for i, value in enumerate(table.column(self._column)):
@@ -100,6 +99,13 @@ class ParquetSource(Source):
                 continue
             payload, why = payload_of(_value(value), self._kind, self._root, folder, named=self._named)
             yield Record(id, where, payload, why)
+
+    def unread(self, part: Part, reason: str) -> Iterator[Record]:
+        """Name the rows of a part by their numbers."""
+        name, first = part.spec["file"], part.spec["first"]
+        label, uri = self._root.label(name), self._root.uri(name)
+        for row in range(first + part.spec["start"], first + part.spec["stop"]):
+            yield Record(f"{label}#{row}", f"{uri}#{row}", None, reason)
 
 
 def read_ids(table: pa.Table, name: str) -> list[tuple[str | None, str | None]]:

@@ -7,7 +7,7 @@ note that says so, and never the report.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from curation import chance
-from modalities.base import ModalityError, Part, Record, Rejected, Source
+from modalities.base import ModalityError, Rejected
 from pipelines.blocks import part_name
 from pipelines.config import Config
 from pipelines.errors import EvensetError
-from pipelines.pool import is_embedded, open_pool
+from pipelines.pool import is_embedded, open_pool, records
 from pipelines.store import Store
 
 
@@ -104,7 +104,7 @@ def fetch(config: Config, store: Store, groups: list[list[Row]]) -> tuple[list[l
     failed: dict[str, str] = {}
     for index in sorted({row.part for row in names}):
         wanted = {name for row, name in names.items() if row.part == index}
-        for record in _records(pool.source, parts.get(index), wanted):
+        for record in records(pool.source, parts[index], wanted) if index in parts else ():
             try:
                 if record.payload is None:
                     raise Rejected(record.reason or "it could not be read")
@@ -131,18 +131,3 @@ def _names(store: Store, rows: Iterable[Row]) -> dict[Row, str]:
         column = store.read_table(part_name("embeddings", part), columns=["id"]).column("id")
         names |= {row: column[row.row].as_py() for row in members}
     return names
-
-
-def _records(source: Source, part: Part | None, wanted: set[str]) -> Iterator[Record]:
-    """The wanted records of a part, reading no further than the last of them."""
-    if part is None:
-        return
-    if wanted <= set(part.spec.get("files", ())):  # a file a sample: the others need not be opened
-        part = Part(part.index, {**part.spec, "files": sorted(wanted)})
-    left = set(wanted)
-    for record in source.read(part):
-        if record.id in left:
-            left.discard(record.id)
-            yield record
-        if not left:
-            return

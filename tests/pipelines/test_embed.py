@@ -14,6 +14,7 @@ from curation.chance import digests
 from curation.exact import normalize_rows
 from modalities.base import Part, Record
 from pipelines import blocks, stream
+from pipelines.attempts import Attempts
 from pipelines.encode import matrix, nameable
 from pipelines.manifest import read_manifest
 from pipelines.sizing import Sizing
@@ -316,19 +317,26 @@ class Deadly:
         return pa.table({"part": [part.index]})
 
 
-def parts_after(once):
-    def build(parts):
-        return stream.actors(parts, Deadly, size=ONE, once=once)
+def rows_after(once):
+    attempts = Attempts()
 
-    return [row["part"] for row in stream.rows_of([Part(i, {}) for i in range(5)], build)]
+    def build(parts):
+        return stream.actors(parts, Deadly, size=ONE, attempts=attempts, once=once)
+
+    try:
+        rows = list(stream.rows_of([Part(i, {}) for i in range(5)], build))
+        return sorted(rows, key=lambda row: row["part"]), attempts.restarts
+    finally:
+        attempts.close()
 
 
 def test_a_part_whose_actor_died_once_is_tried_again(ray_cluster, tmp_path):
-    assert sorted(parts_after(tmp_path / "died")) == [0, 1, 2, 3, 4]
+    rows, restarts = rows_after(tmp_path / "died")
+    assert rows == [{"part": i} for i in range(5)]
+    assert restarts == 1
 
 
-def test_a_part_that_always_kills_its_actor_ends_the_stage(ray_cluster):
-    import ray
-
-    with pytest.raises(ray.exceptions.RayError):
-        parts_after(None)
+def test_a_part_that_always_kills_its_actor_is_set_aside_alone(ray_cluster):
+    rows, restarts = rows_after(None)
+    assert rows == [{"part": i} | ({"lost": "deadly"} if i == 2 else {}) for i in range(5)]
+    assert restarts == 2

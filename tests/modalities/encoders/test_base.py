@@ -1,0 +1,54 @@
+"""What every encoder gets from its base: some rows of a batch are encoded as they are in the whole of it."""
+
+import numpy as np
+import pytest
+
+from modalities.base import Encoder
+
+
+class Placed(Encoder):
+    """Like a model whose arithmetic depends on a row's place, and on the longest row of its batch."""
+
+    accepts, dim, batch_size, spec = ("raster",), 3, 8, "placed"
+    input_shape, input_dtype = (2,), np.dtype(np.float32)
+
+    def __init__(self, argument=None, *, kind=None, batch_size=None, dtype=None, device=None):
+        self.broken = argument
+
+    def prepare(self, sample):
+        return sample
+
+    def load(self):
+        pass
+
+    def encode(self, batch, like=None):
+        if self.broken == "shape":
+            return np.zeros((len(batch), self.dim + 1), np.float32)
+        if self.broken == "row" and any(row[0] == 5 for row in batch):
+            raise ValueError("5 is too many")
+        longest = max(row[1] for row in (batch if like is None else like))
+        return np.array([[row[0], place, longest] for place, row in enumerate(batch)], np.float32)
+
+
+ROWS = [np.array([i + 1, 10 * i], np.float32) for i in range(8)]
+
+
+@pytest.mark.parametrize("places", [[0, 1, 2, 3], [4, 5, 6, 7], [6], [1, 7], list(range(8))])
+def test_some_rows_of_a_batch_are_encoded_in_their_places_and_in_its_shape(places):
+    whole, _ = Placed().encode_all(ROWS)
+    some, reasons = Placed().encode_batch(ROWS, places)
+    np.testing.assert_array_equal(some, whole[places])
+    assert reasons == [None] * len(places)
+
+
+def test_a_row_that_fails_has_a_reason_and_the_others_have_embeddings():
+    rows, reasons = Placed("row").encode_all(ROWS)
+    assert [i for i, reason in enumerate(reasons) if reason] == [4]
+    assert "5 is too many" in reasons[4]
+    assert np.isnan(rows[4]).all()
+    np.testing.assert_array_equal(np.delete(rows[:, 0], 4), [1, 2, 3, 4, 6, 7, 8])
+
+
+def test_an_encoder_that_returns_another_shape_is_broken():
+    with pytest.raises(RuntimeError, match="failed on each of the 8 samples of a batch"):
+        Placed("shape").encode_all(ROWS)
