@@ -30,25 +30,27 @@ class Session:
         return head.titled(os.getpid(), title)
 
 
-def left():
+def left(before):
     """Actors and placement groups of drivers that are gone, but for those of Ray Data itself."""
     until = time.monotonic() + 15
-    while time.monotonic() < until:
-        found = [
-            actor for actor in actors().values() if actor["State"] != "DEAD" and actor["Name"] not in RAY_DATA
-        ]
+    while True:
+        found = [actor for name, actor in actors().items() if name not in before and is_left(actor)]
         groups = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
-        if not (found or groups):
-            return []
+        if not (found or groups) or time.monotonic() > until:
+            return found + groups
         time.sleep(0.2)
-    return found + groups
+
+
+def is_left(actor):
+    return actor["State"] != "DEAD" and actor["Name"] not in RAY_DATA
 
 
 def test_kills_and_an_interrupt_change_no_row_and_leave_nothing(ray_cluster, tmp_path):
+    before = set(actors())
     session, pool = Session(ray_cluster), pictures(tmp_path / "digits.parquet", 1200, 100)
     whole, undisturbed = write_config(tmp_path / "whole", pool, cluster=MANY, sample={"size": 100})
     took = curate(session.environment, whole, undisturbed)
-    assert not left()
+    assert not left(before)
 
     file, run = write_config(tmp_path / "killed", pool, cluster=MANY, sample={"size": 100})
     with driving(session.environment, file, run) as driver:
@@ -58,12 +60,12 @@ def test_kills_and_an_interrupt_change_no_row_and_leave_nothing(ray_cluster, tmp
         driver.process.send_signal(signal.SIGINT)
         said = driver.wait(130, timeout=60)
     assert f"go on from here: evenset run {file}" in said
-    assert not left()
+    assert not left(before)
     assert not list(run.local.rglob(".*.tmp"))
 
     curate(session.environment, file, run)
     assert results(run) == results(undisturbed)
-    assert not left()
+    assert not left(before)
     assert not list(run.local.rglob(".*.tmp"))
 
 
