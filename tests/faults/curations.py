@@ -79,8 +79,8 @@ def results(run):
     folders = ("embeddings", "tree/level-1/assignments", "curated", "export/parquet")
     found = {folder: rows_of(run, folder) for folder in folders}
     level = 1
-    while parts := run.list(f"tree/level-{level}/centroids"):
-        found[f"centroids {level}"] = [run.read_table(part).to_pylist() for part in parts]
+    while rows := rows_of(run, f"tree/level-{level}/centroids", "cluster"):
+        found[f"centroids {level}"] = rows
         level += 1
     found["ids"] = run.read_bytes("export/ids.txt")
     return found

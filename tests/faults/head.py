@@ -22,12 +22,13 @@ import psutil  # isort: skip
 
 RAY = Path(sys.executable).parent / "ray"
 PATIENCE = 90.0  # seconds for a node to start
-SOON = {
+HASTE = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_health_check_timeout_ms": "2000",
+    "RAY_worker_niceness": "0",
 }
-"""How soon a node that is gone is given up."""
+"""How soon a node that is gone is given up; and workers that are not starved by what else runs here."""
 
 
 class Node:
@@ -98,7 +99,7 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="evenset", dir="/tmp"))  # Ray's sockets want a short path
         # Ray joins no head on 127.0.0.1, so it listens to the network: a token keeps others out
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self._plain = dict(environment) | SOON | token
+        self._plain = dict(environment) | HASTE | token
         address = f"{get_node_ip_address()}:{ports['port']}"
         self.environment = self._plain | {"RAY_ADDRESS": address}
         self.dashboard = f"http://127.0.0.1:{ports['dashboard-port']}"
