@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
             if "$$p" -c '$(FIT)' >/dev/null 2>&1; then echo "$$p"; break; fi; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-cluster lint format bench clean
+.PHONY: help setup demo test test-slow test-cluster test-soak lint format bench clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
@@ -48,6 +48,10 @@ test-slow: setup  ## run the tests that take minutes
 test-cluster: export OMP_NUM_THREADS := 1
 test-cluster: setup  ## run the tests that submit jobs to a cluster of their own
 	$(BIN)/python -m pytest -m cluster $(ARGS)
+
+test-soak: export OMP_NUM_THREADS := 1
+test-soak: setup  ## run a long curation under faults, and more seeds of every fault (half an hour)
+	$(BIN)/python -m pytest -m soak $(ARGS)
 
 lint: setup  ## check style (ruff), formatting (ruff) and types (mypy)
 	@failed=0; for check in "ruff check ." "ruff format --check ." "mypy"; do \

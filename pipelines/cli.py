@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipelines import __version__, blas
+from pipelines.interrupt import stoppable
 
 app = typer.Typer(
     help="Turn a raw, long-tailed pool into a large, diverse and balanced training set.",
@@ -136,23 +137,20 @@ def show_status(run: Annotated[str, typer.Argument(metavar="RUN", help="A run di
 @app.command("demo")
 def demo() -> None:
     """Curate real images and texts that are already on this machine, and name the reports."""
-    blas.choose()
-    from pipelines.demo import demo as curate
+    with stoppable("evenset", "demo"):
+        blas.choose()
+        from pipelines.demo import demo as curate
 
-    curate()
+        curate()
 
 
 def _run(context: typer.Context, config: str, overrides: list[str] | None, stage: str | None) -> None:
-    blas.choose()
-    from pipelines.configfile import load_config
-    from pipelines.run import run
+    with stoppable("evenset", stage or "run", config, *(overrides or ())):
+        blas.choose()
+        from pipelines.configfile import load_config
+        from pipelines.run import run
 
-    try:
         run(load_config(config, overrides), (stage,) if stage else None, debug=bool(context.find_root().obj))
-    except (KeyboardInterrupt, SystemExit) as end:
-        # Ray makes the latter of SIGTERM, which `ray job stop` sends
-        typer.echo("\nstopped; run the same command again to go on from here", err=True)
-        raise typer.Exit(130 if isinstance(end, KeyboardInterrupt) else 143) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

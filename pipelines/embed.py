@@ -198,10 +198,8 @@ def _encoding(
     attempts: Attempts,
     todo: list[Part],
 ) -> _Stage:
-    size, seconds = (
-        sizing(config, resources(config.ray), len(todo), sum(map(samples_of, todo))),
-        config.limits.timeout,
-    )
+    size = sizing(config, resources(config.ray), len(todo), sum(map(samples_of, todo)))
+    seconds = config.limits.timeout
     if todo and size.first > size.fitting:
         progress.say(
             f"embed: asks for {size.first} encoder actors with {size.gpus:g} GPUs each; the machines that are"

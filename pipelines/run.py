@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import ray
 import yaml
 
 from modalities.base import FittedEncoder
@@ -15,6 +16,7 @@ from pipelines.config import Config, entries
 from pipelines.embed import embed
 from pipelines.errors import EvensetError, RequestError, causes
 from pipelines.export import check_formats, export
+from pipelines.leftovers import leave, sweep
 from pipelines.manifest import (
     Basis,
     Manifest,
@@ -106,7 +108,7 @@ class Runner:
             self._learns = isinstance(build(config, self._pool.modality), FittedEncoder)
         self._config = config
         self._debug = debug
-        self._ready = False
+        self._ready = self._joined = False
         self._progress = Progress(self._store)
         self._retries = Retries()
 
@@ -116,6 +118,7 @@ class Runner:
         if {"cluster", "sample"} & set(stages):
             self._check_left()
         with alone(self._store):
+            sweep(self._store)  # of a run that was killed
             self._write_config()
             if IN_JOB in os.environ and not is_absolute(self._config.output or ""):
                 self._progress.say(
@@ -125,6 +128,11 @@ class Runner:
             try:
                 for name in stages:
                     self._do(BY_NAME[name])
+                sweep(self._store)  # of processes that were killed, and whose work others did
+            except BaseException:  # Ctrl-C as well: nobody will wait for what is still being done
+                if self._joined:
+                    leave(self._store)
+                raise
             finally:
                 self._retries.close()
         self._progress.say(f"results: {self._store.url}")
@@ -191,6 +199,7 @@ class Runner:
     def _make_ready(self) -> None:
         """Start Ray and settle what is auto, once and only when there is something to do."""
         if not self._ready:
+            self._joined = not ray.is_initialized()
             start(self._config, self._store, debug=self._debug, say=self._progress.say)
             if any("://" in url for url in (self._store.url, *source_paths(self._config))):
                 self._retries.open()

@@ -38,3 +38,21 @@ def data():
     if not os.environ.get("EVENSET_DATA"):
         pytest.skip("EVENSET_DATA is not set: it names the folder of real data")
     return Path(os.environ["EVENSET_DATA"])
+
+
+def pytest_addoption(parser):
+    parser.addoption("--faults", metavar="FILE", help="where to add what runs got over, a JSON line each")
+    parser.addoption("--memory", metavar="FILE", help="where to plot the memory of a soak, as PNG")
+
+
+@pytest.fixture
+def survived(request):
+    """Writes down that a run got over a fault: `tests.faults.table.write_row`."""
+    from tests.faults.table import write_row
+
+    def write(fault, seed, outcome, seconds, without=None):
+        test = f"{request.node.path.name}::{request.node.originalname}"
+        file = request.config.getoption("--faults")
+        write_row(file, fault, seed, outcome, (seconds, without), test)
+
+    return write

@@ -350,15 +350,16 @@ def test_a_kill_of_the_driver_changes_no_row(
     ("kind", "rate", "seed"), [("busy", 0.25, 1), ("busy", 0.25, 2), ("hang", 0.03, 3), ("cut", 0.1, 4)]
 )
 def test_a_share_of_requests_that_fail_changes_no_row(
-    evenset, there, write, pictures, proxy, bucket, tmp_path, kind, rate, seed
+    evenset, there, write, pictures, proxy, bucket, survived, tmp_path, kind, rate, seed
 ):
     local = curated_locally(evenset, write, pictures, tmp_path, **FILES)
     upload(proxy.upstream, bucket, pictures)
     run = Store(f"s3://{bucket}/run")
     proxy.fault = s3.share(seed, rate, kind)
+    began = time.monotonic()
     done = there("run", write("remote", f"s3://{bucket}/pool", run.url, **FILES))
     assert done.code == 0, done
-    spoiled = proxy.spoiled
+    spoiled, seconds = proxy.spoiled, time.monotonic() - began
     proxy.reset()
     assert results(run) == local
     assert spoiled > 20
@@ -368,6 +369,8 @@ def test_a_share_of_requests_that_fail_changes_no_row(
     assert "retries" in there("status", run.url).text
     metrics = json.loads(run.read_bytes("metrics.json"))
     assert sum(stage["counts"].get("retries", 0) for stage in metrics["stages"]) == counted
+    how = {"busy": "answers 503", "hang": "never answers", "cut": "breaks off"}[kind]
+    survived("S3", f"{seed}: {rate:.0%} {how}", "the run asks again, the same rows", seconds)
 
 
 @pytest.mark.cluster

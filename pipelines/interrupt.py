@@ -1,0 +1,54 @@
+"""What Ctrl-C does to a run: it ends in order and says how to go on; pressed again, it ends at once."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes, as shells give them for SIGINT and SIGTERM."""
+STOPPING = b"\nstopping, which takes a few seconds; Ctrl-C again ends it at once\n"
+
+
+@contextmanager
+def stoppable(*command: str) -> Iterator[None]:
+    """Within the block the first Ctrl-C is a `KeyboardInterrupt` and the second one the end.
+
+    Args:
+        command: What was typed, to be typed again.
+
+    Raises:
+        typer.Exit: The run was stopped, and that was said.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # a shell has its background jobs ignore it, and so do we
+        signal.signal(signal.SIGINT, _stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        from pipelines.secrets import told  # takes a while to import, and help is quick
+
+        again = told(shlex.join(command))
+        typer.echo(f"\nstopped; run the same command again to go on from here: {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except SystemExit:  # Ray makes it of SIGTERM, which `ray job stop` sends
+        typer.echo("\nstopped; run the same command again to go on from here", err=True)
+        raise typer.Exit(TERMINATED) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop(*_: Any) -> None:
+    signal.signal(signal.SIGINT, _end)
+    os.write(2, STOPPING)  # the stream of that name may be in the middle of a line of its own
+    raise KeyboardInterrupt
+
+
+def _end(*_: Any) -> None:
+    os._exit(INTERRUPTED)  # nothing is lost: what a run goes on from is on disk

@@ -1,0 +1,127 @@
+"""Processes and machines that die at any moment: the rows are those of a run in which none did."""
+
+import time
+
+import pytest
+
+from . import head
+from .conftest import environment
+from .curations import driving, moment, results, write_config
+
+AT_ONCE = 20.0  # seconds for the processes of a stage to be there
+WORKERS = {
+    "encoder": ("embed", "ray::MapWorker"),
+    "point shard": ("cluster", "ray::PointShard"),
+    "centroid shard": ("cluster", "ray::CentroidShard"),
+}
+"""The stage of each kind of actor, and how its processes are called."""
+
+
+def seeds(fault, few, many):
+    """Seeds of a fault, named with the moment that each stands for; all but a few for the soak."""
+    return [
+        pytest.param(
+            seed,
+            id=f"{fault}-{seed}-at-{moment(fault, seed):.0%}",
+            marks=[pytest.mark.cluster if seed < few else pytest.mark.soak],
+        )
+        for seed in range(many)
+    ]
+
+
+def told(fault, seed, of="the run"):
+    return f"{seed}: {moment(fault, seed):.0%} of {of}"
+
+
+def kill_worker(driver, cluster, fault, seed, took):
+    """Kills an actor when a share of its stage has passed, or as soon as there is one."""
+    stage, title = WORKERS[fault]
+    driver.until(stage, moment(fault, seed), took[stage])
+    until = time.monotonic() + AT_ONCE
+    while not (found := cluster.processes(title)):
+        assert not driver.is_over(), "the run was over before there was one to kill: make it longer"
+        assert time.monotonic() < until, f"there is no {title}"
+        time.sleep(0.01)
+    assert driver.stage(stage)[1] is None, "the stage was over before the kill: make it longer"
+    found[seed % len(found)].kill()
+
+
+@pytest.mark.parametrize(
+    ("fault", "seed"),
+    [
+        pytest.param(fault, *param.values, id=param.id, marks=param.marks)
+        for fault, few in (("encoder", 3), ("point shard", 2), ("centroid shard", 2))
+        for param in seeds(fault, few, 10)
+    ],
+)
+def test_an_actor_is_killed(cluster, pool, undisturbed, survived, tmp_path, fault, seed):
+    file, run = write_config(tmp_path, pool)
+    with driving(cluster.environment, file, run) as driver:
+        kill_worker(driver, cluster, fault, seed, undisturbed.took)
+        driver.wait()
+        took = time.monotonic() - driver.began
+    assert results(run) == undisturbed.rows
+    stage = f"the {WORKERS[fault][0]} stage"
+    survived(fault, told(fault, seed, stage), "the run goes on, the same rows", took, undisturbed.seconds)
+
+
+@pytest.mark.parametrize("seed", seeds("driver", 5, 20))
+def test_the_driver_is_killed(cluster, pool, undisturbed, survived, tmp_path, seed):
+    file, run = write_config(tmp_path, pool)
+    with driving(cluster.environment, file, run) as driver:
+        time.sleep(moment("driver", seed) * undisturbed.seconds)
+        assert not driver.is_over(), "the run was over before it could be killed: make it longer"
+        driver.kill()
+        began = driver.began
+    with driving(cluster.environment, file, run) as driver:
+        driver.wait()
+        took = time.monotonic() - began
+    assert results(run) == undisturbed.rows
+    assert not list(run.local.rglob(".*.tmp"))
+    survived(
+        "driver", told("driver", seed), "the second run goes on, the same rows", took, undisturbed.seconds
+    )
+
+
+def lost(fault, count, seed, pool, undisturbed, survived, folder):
+    """A run on a head that has one CPU and two nodes with as much, of which some die at once."""
+    file, run = write_config(folder, pool)
+    with head.cluster(environment(), cpus=1) as there:
+        nodes = [there.add(cpus=1) for _ in range(2)]
+        with driving(there.environment, file, run) as driver:
+            time.sleep(moment(fault, seed) * undisturbed.seconds)
+            assert not driver.is_over(), "the run was over before the nodes died: make it longer"
+            for node in nodes[seed % 2 :][:count] if count == 1 else nodes:
+                node.kill()
+            driver.wait()
+            took = time.monotonic() - driver.began
+    assert results(run) == undisturbed.rows
+    survived(
+        fault, told(fault, seed), "the run goes on with the others, the same rows", took, undisturbed.seconds
+    )
+
+
+@pytest.mark.parametrize("seed", seeds("node", 3, 10))
+def test_a_node_is_killed(pool, undisturbed, survived, tmp_path, seed):
+    lost("node", 1, seed, pool, undisturbed, survived, tmp_path)
+
+
+@pytest.mark.parametrize("seed", seeds("two nodes", 2, 10))
+def test_two_nodes_are_killed_at_once(pool, undisturbed, survived, tmp_path, seed):
+    lost("two nodes", 2, seed, pool, undisturbed, survived, tmp_path)
+
+
+@pytest.mark.parametrize("seed", seeds("head", 2, 5))
+def test_the_head_is_killed(pool, undisturbed, survived, tmp_path, seed):
+    file, run = write_config(tmp_path, pool)
+    with head.cluster(environment()) as there, driving(there.environment, file, run) as driver:
+        time.sleep(moment("head", seed) * undisturbed.seconds)
+        assert not driver.is_over(), "the run was over before the head died: make it longer"
+        there.head.kill()
+        driver.kill()
+        began = driver.began
+    with head.cluster(environment()) as there, driving(there.environment, file, run) as driver:
+        driver.wait()
+        took = time.monotonic() - began
+    assert results(run) == undisturbed.rows
+    survived("head", told("head", seed), "the second run goes on, the same rows", took, undisturbed.seconds)
