@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import suppress
 
 import ray
@@ -31,8 +30,9 @@ class Attempts:
         self._books: ActorHandle = books.options(scheduling_strategy=here).remote()
 
     def begin(self, work: str, part: int | str, most: int = ATTEMPTS) -> bool:
-        """Whether to do this ``work`` on a part: not where it was begun ``most`` times and never ended."""
-        return bool(ray.get(self._books.begin.remote(work, part)) < most)
+        """Whether to do this ``work`` on a part here: not if it was begun ``most`` times and never ended."""
+        machine = ray.get_runtime_context().get_node_id()
+        return bool(ray.get(self._books.begin.remote(work, part, machine)) < most)
 
     def end(self, work: str, part: int | str) -> None:
         """Nobody died of it."""
@@ -51,17 +51,21 @@ class Attempts:
 
 class _Books:
     def __init__(self) -> None:
-        self._open: Counter[tuple[str, int | str]] = Counter()
+        self._begun: dict[tuple[str, int | str], list[str]] = {}  # on which machines
         self._restarts = 0
 
-    def begin(self, work: str, part: int | str) -> int:
-        earlier = self._open[work, part]
-        self._open[work, part] += 1
-        self._restarts += earlier > 0
-        return earlier
+    def begin(self, work: str, part: int | str, machine: str) -> int:
+        """Begin, and say of how many processes this work may have been the death."""
+        earlier = self._begun.get((work, part), [])
+        if earlier:
+            self._restarts += 1
+            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+            earlier = [other for other in earlier if other in alive]  # the others died of their machine's end
+        self._begun[work, part] = [*earlier, machine]
+        return len(earlier)
 
     def end(self, work: str, part: int | str) -> None:
-        self._open.pop((work, part), None)
+        self._begun.pop((work, part), None)
 
     def restarts(self) -> int:
         return self._restarts
