@@ -99,9 +99,10 @@ class Machine:
         """Takes its cable out."""
         _ip("-n", self.name, "link", "set", "eth0", "down")
 
-    def slow(self, milliseconds: int) -> None:
-        """Delays all that it sends."""
-        tc = ["tc", "qdisc", "replace", "dev", "eth0", "root", "netem", "delay", f"{milliseconds}ms"]
+    def slow(self, megabits: int) -> None:
+        """Lets no more through of what it sends, a second: the rest waits."""
+        tc = ["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", f"{megabits}mbit"]
+        tc += ["burst", "16kb", "latency", "1s"]
         subprocess.run(self.command(*tc), check=True, capture_output=True)
 
 

@@ -58,7 +58,7 @@ def test_a_machine_is_lost_or_slow(network, pool, expected, tmp_path, fault):
     with running(network.head, file, log) as process:
         under_way(process, run, log)
         lost = network.machines[2]
-        lost.slow(100) if fault == "slow" else getattr(lost, fault)()
+        lost.slow(50) if fault == "slow" else getattr(lost, fault)()
         said = ended(process, log)
     assert results(run) == expected
     told = read_manifest(run, "tree").counts

@@ -28,6 +28,7 @@ cloudpickle.register_pickle_by_value(deadly)
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = f"It killed the process that encoded it, {TRIES} times."
+AT_ITS_PLACE = {"uri": "the two pools are two files"}
 UNDECODED = "It killed the process that decoded it, or took longer than"
 
 
@@ -85,7 +86,7 @@ def check(evenset, write, digits, marked, how, group, reason, **sections):
     assert evenset("embed", config).code == 0
     rows, expected = rows_of(run, "embeddings"), rows_of(calm, "embeddings")
     assert rows.keys() == expected.keys() - named(marked)
-    assert all(rows[id] == expected[id] for id in rows)
+    assert all(rows[id] | AT_ITS_PLACE == expected[id] | AT_ITS_PLACE for id in rows)
     counts = read_manifest(run, "embeddings").counts
     assert counts["samples"] == counts["embedded"] + counts["rejected"] == len(digits)
     assert counts["rejected"] == len(marked)
