@@ -36,10 +36,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## curate real data that the packages carry (images and text), and name the reports to open
 	$(BIN)/evenset demo
 
-# OMP_NUM_THREADS=1: several OpenMP threads on contended cores are many times slower than one.
+# OMP_NUM_THREADS=1: several OpenMP threads on contended cores are many times slower than one. Two processes
+# share the tests, a file each, so that waiting for Ray in one costs nothing.
 test: export OMP_NUM_THREADS := 1
 test: setup  ## run the tests; `make test ARGS="tests/curation -x"` passes arguments on to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: export OMP_NUM_THREADS := 1
 test-slow: setup  ## run the tests that take minutes

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory):
-    """2,400 images in 24 parts."""
-    return curations.pictures(tmp_path_factory.mktemp("pictures") / "digits.parquet", 2400, 100)
+    """2,400 images in 12 parts."""
+    return curations.pictures(tmp_path_factory.mktemp("pictures") / "digits.parquet", 2400, 200)
 
 
 @pytest.fixture(scope="module")

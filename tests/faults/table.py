@@ -50,6 +50,8 @@ def table(rows):
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     for fault, name in FAULTS.items():
         mine = [row for row in latest.values() if row["fault"] == fault]
+        if not mine:
+            lines.append(f"| {name} | | not played for this table | | |")
         for outcome, test in dict.fromkeys((row["outcome"], row["test"]) for row in mine):
             same = [row for row in mine if (row["outcome"], row["test"]) == (outcome, test)]
             seeds = "; ".join(row["seed"] for row in same)
