@@ -29,6 +29,9 @@ def test_a_smaller_pool_is_the_beginning_of_a_larger_one(tmp_path, monkeypatch):
 def test_memory_and_cached_pages_are_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(out_of_core, "_EVERY", 0.01)
     monkeypatch.setattr(out_of_core, "_LOOKS", 1)
+    assert os.getpid() in out_of_core._processes()
+    # another Ray on this machine, of tests that run beside this one, comes and goes
+    monkeypatch.setattr(out_of_core, "_processes", lambda: [os.getpid()])
     with Watch(tmp_path) as before:
         time.sleep(0.3)
     # fresh pages: an array could be laid into memory that was freed before
