@@ -30,7 +30,7 @@ def test_memory_and_cached_pages_are_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(out_of_core, "_EVERY", 0.01)
     monkeypatch.setattr(out_of_core, "_LOOKS", 1)
     assert os.getpid() in out_of_core._processes()
-    # another Ray on this machine, of tests that run beside this one, comes and goes
+    # a Ray of other tests may be below it, whose processes come and go
     monkeypatch.setattr(out_of_core, "_processes", lambda: [os.getpid()])
     with Watch(tmp_path) as before:
         time.sleep(0.3)
