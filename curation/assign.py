@@ -305,9 +305,9 @@ def score_bound(norms: NDArray[np.float64], centroid_norm: float, dimensions: in
     return error * (1 + 1e-3)
 
 
-def spans(n: int, rows: int) -> Iterator[tuple[int, int]]:
+def spans(n: int, rows: int) -> list[tuple[int, int]]:
     """Runs of so many rows of n, as (first, beyond)."""
-    return ((start, min(n, start + rows)) for start in range(0, n, rows))
+    return [(start, min(n, start + rows)) for start in range(0, n, rows)]
 
 
 def as_array(rows: Chunk) -> NDArray[np.float32]:

@@ -60,25 +60,20 @@ def nearby(centroids: NDArray[np.float32], neighbours: int = NEIGHBOURS, threads
     groups, middles = _grouped(centroids, threads)
     index, edges = native.sort_by_label(groups, len(middles))
     near = _nearest(middles, middles, min(NEAR_GROUPS, len(middles)), threads)
-    found: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * len(middles)
-    values = centroids.astype(np.float64)
+    room = np.concatenate([[0], np.cumsum(np.diff(edges)[near].sum(axis=1))])
+    found, counts = np.empty(room[-1], np.int32), np.empty(len(middles), np.int64)
     squares = exact.squared_norms(centroids)
 
-    def look(numbers: Iterator[int]) -> None:
-        for group in numbers:
-            own = index[edges[group] : edges[group + 1]]
-            pool = np.sort(np.concatenate([index[edges[g] : edges[g + 1]] for g in near[group]]))
-            if len(pool) > neighbours:
-                scores = squares[pool] - 2 * (values[own] @ values[pool].T)
-                marks = np.zeros(len(pool), np.bool_)
-                native.mark_nearest(scores, neighbours, marks)
-                marks[np.searchsorted(pool, own)] = True  # more of them than that may be equal
-                pool = pool[marks]
-            found[group] = pool.astype(np.int32)
+    def look(numbers: Iterator[NDArray[np.int64]]) -> None:
+        for some in numbers:
+            native.group_candidates(
+                some, near, index, edges, centroids, squares, neighbours, room, found, counts
+            )
 
-    each(threads, look, range(len(middles)))
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in found])]).astype(np.int64)
-    return Candidates(groups, offsets, np.concatenate(found))
+    each(threads, look, np.array_split(np.arange(len(middles)), 4 * threads))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    places = np.arange(offsets[-1]) + np.repeat(room[:-1] - offsets[:-1], counts)
+    return Candidates(groups, offsets, found[places])
 
 
 def _grouped(centroids: NDArray[np.float32], threads: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -100,8 +100,8 @@ def grid_exponent(rows: NDArray[Any]) -> int:
     return int(powers[tops > 0].max(initial=_NOTHING))
 
 
-def _spans(count: int) -> Iterator[slice]:
-    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+def _spans(count: int) -> list[slice]:
+    return [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
 
 
 def _floats(rows: NDArray[Any]) -> NDArray[Any]:

@@ -398,19 +398,108 @@ def sides(
 
 @njit(**_FAST)
 def mark_nearest(scores: NDArray[np.float64], m: int, marks: NDArray[np.bool_]) -> None:
-    """Marks the columns that are among the m smallest of a row of scores (r, c), the first of equals."""
-    for i in range(scores.shape[0]):
-        row = scores[i]
-        limit = np.partition(row, m - 1)[m - 1]
-        room = m
-        for j in range(row.shape[0]):
-            if row[j] < limit:
-                marks[j] = True
-                room -= 1
-        for j in range(row.shape[0]):
-            if row[j] == limit and room > 0:
-                marks[j] = True
-                room -= 1
+    """Marks the entries that are among the m smallest of some scores (c,), the first of equals."""
+    values, where = np.full(m, np.inf), np.full(m, -1, np.int64)  # the smallest so far, ascending
+    last = np.inf
+    for j in range(scores.shape[0]):
+        score = scores[j]
+        if score < last:
+            place = m - 1
+            while place > 0 and values[place - 1] > score:
+                values[place] = values[place - 1]
+                where[place] = where[place - 1]
+                place -= 1
+            values[place] = score
+            where[place] = j
+            last = values[m - 1]
+    for found in where:
+        if found >= 0:
+            marks[found] = True
+
+
+@njit(**_FAST)
+def group_candidates(
+    groups: NDArray[np.int64],
+    near: NDArray[np.int64],
+    index: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    rows: NDArray[np.float32],
+    squares: NDArray[np.float64],
+    m: int,
+    begin: NDArray[np.int64],
+    out: NDArray[np.int32],
+    counts: NDArray[np.int64],
+) -> None:
+    """The m nearest rows of each member of some groups, ascending, and the members themselves.
+
+    2 d operations a pair of rows in float64; a group's pool, transposed, fits a core's cache.
+
+    Args:
+        groups: Numbers of the groups.
+        near: Groups in which they are looked for (all groups, near), each its own among them.
+        index: Rows (k,), group after group, ascending within each.
+        edges: Where each group begins in `index` (all groups + 1,).
+        rows: All rows (k, d) on the grid.
+        squares: Their exact squared norms (k,).
+        m: Neighbours of a row, itself included.
+        begin: Where each group's room in `out` begins (all groups,): for all rows of its near groups.
+        out: Receives them.
+        counts: Receives how many they are (all groups,).
+    """
+    width = rows.shape[1]
+    for group in groups:
+        size = 0
+        for g in near[group]:
+            size += edges[g + 1] - edges[g]
+        pool = np.empty(size, np.int64)
+        at = 0
+        for g in near[group]:
+            for i in range(edges[g], edges[g + 1]):
+                pool[at] = index[i]
+                at += 1
+        pool.sort()
+        marks = np.ones(size, np.bool_)
+        if size > m:
+            marks[:] = False
+            across = np.empty((width, size))
+            for j in range(size):
+                for i in range(width):
+                    across[i, j] = rows[pool[j], i]
+            scores = np.empty(size)
+            for member in index[edges[group] : edges[group + 1]]:
+                _scores(rows[member], across, squares, pool, scores)
+                mark_nearest(scores, m, marks)
+            for member in index[edges[group] : edges[group + 1]]:
+                marks[np.searchsorted(pool, member)] = True  # more of them than that may be equal
+        at = begin[group]
+        for j in range(size):
+            if marks[j]:
+                out[at] = pool[j]
+                at += 1
+        counts[group] = at - begin[group]
+
+
+@njit(**_FAST)
+def _scores(
+    row: NDArray[np.float32],
+    across: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    pool: NDArray[np.int64],
+    out: NDArray[np.float64],
+) -> None:
+    """|c|^2 - 2 x.c of a row (d,) and the columns of `across` (d, p), exact."""
+    for j in range(pool.shape[0]):
+        out[j] = squares[pool[j]]
+    whole = row.shape[0] // 4 * 4
+    for i in range(0, whole, 4):  # four at a time, so that sums are loaded and stored less often
+        a, b, c, d = row[i], row[i + 1], row[i + 2], row[i + 3]
+        for j in range(out.shape[0]):
+            out[j] -= 2.0 * (
+                a * across[i, j] + b * across[i + 1, j] + c * across[i + 2, j] + d * across[i + 3, j]
+            )
+    for i in range(whole, row.shape[0]):
+        for j in range(out.shape[0]):
+            out[j] -= 2.0 * row[i] * across[i, j]
 
 
 @njit(**_FAST)

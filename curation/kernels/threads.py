@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
@@ -26,8 +26,10 @@ def each(threads: int, work: Callable[[Iterator[T]], None], items: Iterable[T]) 
     """Runs `work` in some threads, each drawing from one shared iterator until it is empty.
 
     BLAS and OpenMP keep to one thread meanwhile: tiles are shared out here, where results do not depend on
-    it.
+    it. Fewer items than threads take no more threads than that: waking one takes as long as a small tile.
     """
+    if isinstance(items, Sized):
+        threads = max(1, min(threads, len(items)))
     # a library that was loaded since has threads of its own
     libraries = _libraries("torch" in sys.modules)
 
