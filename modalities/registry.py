@@ -18,6 +18,7 @@ LATER = {"satellite": "modality 'satellite' comes in a later release; now there 
 ENCODERS = {
     "patches": "modalities.encoders.patches:Patches",
     "open_clip": "modalities.encoders.open_clip:OpenClip",
+    "timm": "modalities.encoders.timm:Timm",
     "sentence-transformers": "modalities.encoders.sentence_transformers:SentenceTransformers",
 }
 
@@ -60,8 +61,8 @@ def encoder(
     """Return the encoder of a model string, not yet loaded.
 
     Args:
-        spec: ``patches``, ``open_clip:ARCH/PRETRAINED``, ``sentence-transformers:NAME``, or ``NAME:...`` with
-            the name of a plugin (entry points in ``evenset.encoders``).
+        spec: ``patches``, ``open_clip:ARCH/PRETRAINED``, ``timm:ARCH.TAG``, ``sentence-transformers:NAME``,
+            or ``NAME:...`` with the name of a plugin (entry points in ``evenset.encoders``).
         modality: what it has to encode.
         batch_size: rows of a model batch; None takes the encoder's own.
         dtype: arithmetic of the model, ``float32``, ``bfloat16`` or ``float16``; None or ``auto`` takes what

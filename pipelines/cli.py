@@ -123,6 +123,21 @@ def show_config() -> None:
     typer.echo(described())
 
 
+@app.command("encoders")
+def show_encoders() -> None:
+    """List encoders: what they encode, dimensions, licence, and whether they are on this machine."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from modalities import listing
+
+    table = Table("encoder.model", "encodes", "dimensions", "licence", "here", box=None, pad_edge=False)
+    for row in listing.rows(listing.encoders()):
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    (console if console.is_terminal else Console(highlight=False, markup=False, width=200)).print(table)
+
+
 @app.command("status")
 def show_status(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
     """Show what a run has done, how long it took, and what was rejected and why."""

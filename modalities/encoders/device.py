@@ -1,8 +1,13 @@
-"""Where does a model run, and in which arithmetic? Decided here for every torch encoder."""
+"""Where does a model run, and in which arithmetic? How do its inputs get there? For every torch encoder."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from modalities.base import ModalityError
 
@@ -56,3 +61,103 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
         return False
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether a model raised ``error`` because its batch does not fit its device."""
+    import torch
+
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
+
+
+Staged = list[tuple[NDArray[Any], ...]]
+"""The arrays of one batch, a tuple for each call of the model."""
+
+
+class Stream:
+    """Feeds a model: on a GPU, the next batch is copied and begun while this one is computed.
+
+    Copies go from pinned memory on a stream of their own. On a CPU everything happens in turn; the
+    results are the same.
+
+    Args:
+        device: where the model is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._device = device
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def run(
+        self,
+        batches: Iterable[tuple[Callable[[], Staged], int]],
+        forward: Callable[[list[tuple[torch.Tensor, ...]]], torch.Tensor],
+    ) -> Iterator[NDArray[np.float32] | Exception]:
+        """What ``forward`` makes of each batch (rows, dim), or what was raised over it.
+
+        Args:
+            batches: for each, what stages it, and how many of its rows are wanted.
+            forward: the model.
+        """
+        waiting: tuple[Any, int] | None = None
+        for stage, rows in batches:
+            begun = self._begin(stage, forward)
+            if waiting is not None:
+                yield self._result(*waiting)
+            waiting = (begun, rows)
+        if waiting is not None:
+            yield self._result(*waiting)
+
+    def _begin(self, stage: Callable[[], Staged], forward: Callable[..., torch.Tensor]) -> Any:
+        import torch
+
+        try:
+            with torch.inference_mode():
+                return self._fetch(forward(self._send(stage())))
+        except Exception as error:  # whatever a model raises goes to who asked for its result
+            return error
+
+    def _send(self, staged: Staged) -> list[tuple[torch.Tensor, ...]]:
+        import torch
+
+        with torch.cuda.stream(self._copies) if self._copies is not None else nullcontext():
+            sent = [tuple(map(self._sent, map(torch.from_numpy, arrays))) for arrays in staged]
+        if self._copies is not None:
+            computes = torch.cuda.current_stream(self._device)
+            computes.wait_stream(self._copies)
+            for tensor in (tensor for tensors in sent for tensor in tensors):
+                tensor.record_stream(computes)  # or its memory would be given to a later copy too early
+        return sent
+
+    def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._copies is None:
+            return tensor.to(self._device)
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _fetch(self, output: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+        import torch
+
+        output = output.float()
+        if self._copies is None:
+            return output.cpu(), None
+        host = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
+        host.copy_(output, non_blocking=True)
+        there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        there.record(torch.cuda.current_stream(self._device))
+        return host, there
+
+    @staticmethod
+    def _result(begun: Any, rows: int) -> NDArray[np.float32] | Exception:
+        if isinstance(begun, Exception):
+            return begun
+        host, there = begun
+        try:
+            if there is not None:
+                there.synchronize()
+        except Exception as error:  # a GPU tells of its errors late
+            return error
+        found: NDArray[np.float32] = host.numpy()[:rows]
+        return found

@@ -1,0 +1,140 @@
+"""Vision models of timm, without their classifier: DINOv2, DINOv3, supervised ones, folders of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modalities.base import ModalityError
+from modalities.encoders.pixels import Pixels
+from modalities.encoders.torch_encoder import TorchEncoder, why
+
+if TYPE_CHECKING:
+    import torch
+
+SOURCES = ("hf-hub:", "local-dir:")
+
+
+class Timm(TorchEncoder):
+    """A model of timm as ``timm:ARCH.TAG``.
+
+    Args:
+        argument: ``ARCH.TAG`` of timm (without a tag its default one), ``hf-hub:ORG/NAME``, or
+            ``local-dir:FOLDER`` with a ``config.json`` as timm writes it. ``ARCH/FILE`` takes the weights
+            from a file, and with nothing after the slash they are random, the same ones every time: of use
+            for tests alone.
+        kind: ``raster``.
+        batch_size: rows of a batch.
+        dtype: arithmetic of the model, see `modalities.encoders.device.place`.
+        device: see there.
+
+    Raises:
+        ModalityError: timm knows no such model, or the folder has none.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("raster",)
+
+    def __init__(
+        self,
+        argument: str,
+        *,
+        kind: str = "raster",
+        batch_size: int | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        super().__init__(f"timm:{argument}", batch_size, dtype, device)
+        self._name, self._slash, self._file = argument, "", ""
+        if not argument.startswith(SOURCES):
+            self._name, self._slash, self._file = argument.partition("/")
+        elif argument.startswith("local-dir:"):
+            self._name = f"local-dir:{Path(argument.removeprefix('local-dir:')).expanduser()}"
+        self.dim, self._pixels = self._described()
+        self.input_shape, self.input_dtype = self._pixels.shape, self._pixels.dtype
+
+    def prepare(self, sample: Any) -> NDArray[np.uint8]:
+        """Scale and crop an image as the model was trained, to uint8."""
+        return self._pixels.prepare(sample, self.spec)
+
+    def _described(self) -> tuple[int, Pixels]:
+        """The length of the embeddings and the preprocessing, of a model without memory for its weights."""
+        import torch
+        from timm.data import resolve_data_config
+
+        if not self._name:
+            raise ModalityError(
+                f"encoder.model {self.spec!r}: write timm:ARCH.TAG, such as"
+                " timm:vit_small_patch14_dinov2.lvd142m."
+            )
+        try:
+            with torch.device("meta"):
+                model = _create(self._name, pretrained=False)
+                config = resolve_data_config({}, model=model)
+                features = int(model.head_hidden_size)
+        except Exception as error:
+            # An unknown name, a tag that the model has not, the hub's client, a damaged folder.
+            raise ModalityError(f"encoder.model {self.spec!r}: {why(error)}.{_near(self._name)}") from error
+        bands, height, width = config["input_size"]
+        if bands != 3:
+            raise ModalityError(f"encoder.model {self.spec!r} takes {bands} bands; pictures have 3.")
+        return features, Pixels(
+            (height, width),
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            config["interpolation"],
+            float(config["crop_pct"]),
+            {"squash": "squash", "border": "longest"}.get(config["crop_mode"], "shortest"),
+        )
+
+    def _build(self) -> Any:
+        import torch
+
+        # Random weights are drawn without disturbing anybody else's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = _create(self._name, pretrained=not self._slash)
+        if self._file:
+            from timm.models import load_state_dict
+
+            path = str(Path(self._file).expanduser())
+            model.load_state_dict(load_state_dict(path, weights_only=True), strict=True)
+        model.reset_classifier(0)
+        return model
+
+    def _stage(self, batch: Sequence[Any], like: Sequence[Any]) -> list[tuple[NDArray[Any], ...]]:
+        return [(self._pixels.stack(batch, self.batch_size),)]
+
+    def _forward(self, inputs: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+        ((stacked,),) = inputs
+        output: torch.Tensor = self._model(
+            self._pixels.normalised(stacked, next(self._model.parameters()).dtype)
+        )
+        return output
+
+
+def _create(name: str, *, pretrained: bool) -> Any:
+    """A model with its classifier: only so does timm insist that all weights are there and fit."""
+    import timm
+
+    return timm.create_model(name, pretrained=pretrained)
+
+
+def _near(name: str) -> str:
+    """Names that may have been meant."""
+    import timm
+    from timm.models import is_model, split_model_name_tag
+
+    if name.startswith(SOURCES):
+        return ""
+    arch, _ = split_model_name_tag(name)
+    if is_model(arch):
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{arch}.*")]
+        return f" Its tags are {', '.join(tags) or 'none'}."
+    from difflib import get_close_matches
+
+    found = get_close_matches(arch, timm.list_models(), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(found)}?" if found else ""

