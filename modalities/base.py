@@ -8,11 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from modalities.sources.paths import Listing
 
 KMeansFn = Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]
 """(points (n, d), n_clusters, seed) -> centroids (k, d)."""
@@ -33,7 +36,8 @@ class Part:
     Attributes:
         index: position among the parts of the pool.
         spec: what to read, as JSON values relative to the source's root, so that it is the same on every
-            machine.
+            machine. How many samples that is stands there too: ``files`` is the list of their ids where each
+            is a file, otherwise they are numbered from ``start`` up to, but without, ``stop``.
     """
 
     index: int
@@ -78,7 +82,10 @@ class Source(ABC):
 
 
 class Modality(ABC):
-    """What a kind of sample is.
+    """What a kind of sample is: how it is read, decoded, described and shown, and what encodes it.
+
+    A subclass is made without arguments, in every process that needs it. What its methods raise beside
+    `Rejected` costs the sample in hand as well, with the error for a reason.
 
     Attributes:
         name: as in the config.
@@ -88,6 +95,11 @@ class Modality(ABC):
         suffixes: lower-case suffixes of files that hold one sample each.
         columns: what `describe` adds to the table of embeddings.
         column_names: names under which tables usually keep the sample, best first.
+        strings_are_samples: whether a string in a table is the sample itself, as a document is, and not the
+            address of the file that holds it.
+        formats: formats that no other modality has, by their names in ``source.format``, each with the
+            suffixes of its files; `open` reads them.
+        layout: how samples stand in the report: ``tiles`` of 84 pixels a side, or ``rows``.
     """
 
     name: ClassVar[str]
@@ -96,6 +108,23 @@ class Modality(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     columns: ClassVar[dict[str, pa.DataType]]
     column_names: ClassVar[tuple[str, ...]]
+    strings_are_samples: ClassVar[bool] = False
+    formats: ClassVar[dict[str, tuple[str, ...]]] = {}
+    layout: ClassVar[Literal["tiles", "rows"]] = "rows"
+
+    def open(self, format: str, listing: Listing, part_rows: int | None) -> Source:
+        """Open a pool in one of `formats`: files that hold many samples each, say.
+
+        Args:
+            format: its name.
+            listing: the files that ``source.path`` names, from which to take those with its suffixes
+                (`Listing.having`).
+            part_rows: samples of a part at most; None takes the source's own.
+
+        Raises:
+            ModalityError: there is nothing to read.
+        """
+        raise ModalityError(f"Modality {self.name!r} declares the format {format!r}, but does not open it.")
 
     @abstractmethod
     def decode(self, payload: bytes) -> Any:

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +57,7 @@ class Image(Modality):
         "bytes": pa.int64(),
     }
     column_names: ClassVar[tuple[str, ...]] = ("image", "img", "bytes", "jpg", "png", "picture", "content")
+    layout: ClassVar[Literal["tiles", "rows"]] = "tiles"
 
     def decode(self, payload: bytes) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Decode a picture as a viewer would show it: upright, flattened onto white, first frame.

@@ -1,13 +1,16 @@
-"""Which encoders are there, and is their model on this machine? For ``evenset encoders``; asks no network."""
+"""Which encoders and modalities are there? Asks no network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
-from modalities.registry import ENCODER_GROUP, ENCODERS
+from modalities import plugins, registry
+from modalities.base import Modality, ModalityError
+from modalities.plugins import ENCODER_GROUP, MODALITY_GROUP, Plugin
+from modalities.registry import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -118,3 +121,46 @@ def _cached(repository: str) -> bool:
         *("open_clip_pytorch_model.bin", "model.safetensors.index.json"),
     )
     return any(isinstance(huggingface_hub.try_to_load_from_cache(repository, name), str) for name in names)
+
+
+@dataclass(frozen=True)
+class ListedModality:
+    """A modality that can be asked for, or could be if nothing were wrong with it.
+
+    Attributes:
+        name: as in the config.
+        kind: of its samples; empty, as all below, where it is broken.
+        default_encoder: the encoder when the config names none.
+        reads: suffixes of files that are one sample each, and formats of its own.
+        origin: the distribution that brings it, with its version; several where they clash.
+        problem: why it cannot be used, in one line.
+    """
+
+    name: str
+    kind: str
+    default_encoder: str
+    reads: str
+    origin: str
+    problem: str | None = None
+
+
+def modalities() -> list[ListedModality]:
+    """Every modality by its name, the broken ones too; each is imported to see whether it can be."""
+    offers = plugins.offered("modality", MODALITY_GROUP, registry.MODALITIES)
+    return [_modality(found) for _, found in sorted(offers.items())]
+
+
+def _modality(offers: Sequence[Plugin]) -> ListedModality:
+    origin = " and ".join(sorted(offer.origin for offer in offers))
+    try:
+        if len(offers) > 1:
+            raise ModalityError(plugins.clash(offers))
+        found = registry.made(offers[0])
+    except ModalityError as error:
+        return ListedModality(offers[0].name, "", "", "", origin, str(error))
+    return ListedModality(found.name, found.kind, found.default_encoder, _reads(found), origin)
+
+
+def _reads(modality: Modality) -> str:
+    own = [f"{name} ({' '.join(suffixes)})" for name, suffixes in modality.formats.items()]
+    return ", ".join([" ".join(modality.suffixes), *own])

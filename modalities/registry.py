@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
-from importlib.metadata import entry_points
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from modalities import plugins
 from modalities.base import Encoder, Modality, ModalityError, Source
+from modalities.plugins import ENCODER_GROUP, MODALITY_GROUP, Plugin
 
 MODALITIES = {"image": "modalities.image:Image", "text": "modalities.text:Text"}
 
@@ -22,32 +20,53 @@ ENCODERS = {
     "sentence-transformers": "modalities.encoders.sentence_transformers:SentenceTransformers",
 }
 
-MODALITY_GROUP = "evenset.modalities"
-ENCODER_GROUP = "evenset.encoders"
+DECLARED = ("name", "kind", "default_encoder", "suffixes", "columns", "column_names")
+"""What every modality says of itself."""
+
+TAKEN = {"id", "uri", "key", "embedding", "payload", "prepared", "reason", "part", "lost"}
+"""Columns that the tables of a run have, whatever the modality."""
 
 EncoderFactory = Callable[..., Encoder]
 """(argument, *, kind, batch_size, dtype, device) -> Encoder; the argument is what follows the first colon."""
 
 
 def modality(name: str) -> Modality:
-    """Return the modality of a name: built in, or of a plugin (entry points in ``evenset.modalities``).
+    """Return the modality of a name.
+
+    Args:
+        name: built in, of a plugin (entry points in ``evenset.modalities``), or ``package.module:Class``.
 
     Raises:
-        ModalityError: there is none of this name.
+        ModalityError: there is none of this name, there are several, or it is broken.
     """
-    plugins = {point.name: point for point in entry_points(group=MODALITY_GROUP)}
-    if name in MODALITIES:
-        found: Any = _load(MODALITIES[name])
-    elif name in plugins:
-        found = plugins[name].load()
-    elif name in LATER:
+    if name in LATER:
         raise ModalityError(LATER[name])
-    else:
-        raise ModalityError(_unknown("modality", name, [*MODALITIES, *plugins]))
-    made = found() if isinstance(found, type) else found
-    if not isinstance(made, Modality):
-        raise ModalityError(f"The plugin of modality {name!r} provides {made!r}, which is not a Modality.")
-    return made
+    plugin, argument = plugins.meant("modality", name, MODALITY_GROUP, MODALITIES)
+    if argument:
+        raise ModalityError(f"modality {name!r}: {plugin.name!r} takes no argument, leave out {argument!r}.")
+    return made(plugin)
+
+
+def made(plugin: Plugin) -> Modality:
+    """Import and make a modality.
+
+    Raises:
+        ModalityError: it cannot be imported or made, or is none.
+    """
+    found = plugin.load()
+    if not (isinstance(found, type) and issubclass(found, Modality)):
+        raise plugin.broken(f"{plugin.target} is {found!r}, which is no subclass of modalities.Modality")
+    lacking = [name for name in DECLARED if not hasattr(found, name)] + sorted(found.__abstractmethods__)
+    if lacking:
+        raise plugin.broken(f"{plugin.target} lacks {', '.join(lacking)}")
+    if taken := sorted(TAKEN & set(found.columns)):
+        raise plugin.broken(f"its column {taken[0]!r} has a name that the tables of a run have already")
+    if ":" not in plugin.name and found.name != plugin.name:
+        raise plugin.broken(f"{plugin.target} calls itself {found.name!r}, its entry point {plugin.name!r}")
+    try:
+        return found()
+    except Exception as error:  # a class of somebody else's may raise anything
+        raise plugin.broken(f"{plugin.target}() raised {type(error).__name__}: {error}") from error
 
 
 def encoder(
@@ -62,7 +81,8 @@ def encoder(
 
     Args:
         spec: ``patches``, ``open_clip:ARCH/PRETRAINED``, ``timm:ARCH.TAG``, ``sentence-transformers:NAME``,
-            or ``NAME:...`` with the name of a plugin (entry points in ``evenset.encoders``).
+            ``NAME:...`` with the name of a plugin (entry points in ``evenset.encoders``), or
+            ``package.module:Class:...``.
         modality: what it has to encode.
         batch_size: rows of a model batch; None takes the encoder's own.
         dtype: arithmetic of the model, ``float32``, ``bfloat16`` or ``float16``; None or ``auto`` takes what
@@ -70,17 +90,10 @@ def encoder(
         device: ``cpu``, ``cuda``, ...; None takes a GPU where there is one.
 
     Raises:
-        ModalityError: there is no such encoder, or it cannot encode this modality.
+        ModalityError: there is no such encoder, or several, it is broken, or cannot encode this modality.
     """
-    name, _, argument = spec.partition(":")
-    plugins = {point.name: point for point in entry_points(group=ENCODER_GROUP)}
-    factory: EncoderFactory
-    if name in ENCODERS:
-        factory = _load(ENCODERS[name])
-    elif name in plugins:
-        factory = plugins[name].load()
-    else:
-        raise ModalityError(_unknown("encoder.model", name, [*ENCODERS, *plugins]))
+    plugin, argument = plugins.meant("encoder.model", spec, ENCODER_GROUP, ENCODERS)
+    factory: EncoderFactory = plugin.load()
     if batch_size is not None and batch_size < 1:
         raise ModalityError(f"encoder.batch_size {batch_size} is not positive.")
     kinds = getattr(factory, "accepts", (modality.kind,))
@@ -89,7 +102,15 @@ def encoder(
             f"encoder.model {spec!r} encodes {' or '.join(kinds)} samples, but modality {modality.name!r} has"
             f" {modality.kind} samples; its default is {modality.default_encoder!r}."
         )
-    return factory(argument, kind=modality.kind, batch_size=batch_size, dtype=dtype, device=device)
+    try:
+        found = factory(argument, kind=modality.kind, batch_size=batch_size, dtype=dtype, device=device)
+    except ModalityError:
+        raise
+    except Exception as error:  # a class of somebody else's may raise anything
+        raise plugin.broken(f"{plugin.target}(...) raised {type(error).__name__}: {error}") from error
+    if not isinstance(found, Encoder):
+        raise plugin.broken(f"{plugin.target}(...) is {found!r}, which is no modalities.Encoder")
+    return found
 
 
 def source(
@@ -118,15 +139,3 @@ def source(
         part_rows=part_rows,
         timeout=timeout,
     )
-
-
-def _load(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def _unknown(key: str, name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    near = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{key} {name!r} is unknown; there are {', '.join(known)}.{hint}"

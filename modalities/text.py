@@ -22,6 +22,7 @@ class Text(Modality):
     suffixes: ClassVar[tuple[str, ...]] = (".txt", ".text", ".md", ".rst")
     columns: ClassVar[dict[str, pa.DataType]] = {"characters": pa.int64()}
     column_names: ClassVar[tuple[str, ...]] = ("text", "content", "document", "body")
+    strings_are_samples: ClassVar[bool] = True
 
     def decode(self, payload: bytes) -> str:
         """Return the document without a byte-order mark.

@@ -138,6 +138,28 @@ def show_encoders() -> None:
     (console if console.is_terminal else Console(highlight=False, markup=False, width=200)).print(table)
 
 
+@app.command("modalities")
+def show_modalities() -> None:
+    """List every modality: its formats, its encoder, who brings it, and what is wrong with it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from modalities import listing
+    from pipelines.secrets import told
+
+    listed = listing.modalities()
+    table = Table("modality", "samples", "default encoder", "reads", "of", box=None, pad_edge=False)
+    for one in listed:
+        table.add_row(*map(Text, (one.name, one.kind, one.default_encoder, one.reads, one.origin)))
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=200)
+    console.print(table)
+    for one in listed:
+        if one.problem:
+            console.print(Text(told(one.problem)), soft_wrap=True)
+
+
 @app.command("status")
 def show_status(run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
     """Show what a run has done, how long it took, and what was rejected and why."""

@@ -36,8 +36,8 @@ class Source(Section):
 
     path: str | list[str] | None = None
     """the pool: a file, folder, glob, or a list of them; anything that fsspec opens (required)"""
-    format: Literal["auto", "files", "parquet", "jsonl", "txt", "embeddings"] = "auto"
-    """auto, files, parquet, jsonl, txt, or embeddings (.npy or Parquet, already embedded)"""
+    format: str = "auto"
+    """auto, files, parquet, jsonl, txt, embeddings (.npy or Parquet), or one of the modality's own"""
     column: str | None = None
     """the column that holds the sample, for parquet and jsonl"""
     id_column: str | None = None
@@ -228,7 +228,7 @@ class Config(Section):
     """Everything that a run can be told; each attribute is a dotted key of the file."""
 
     modality: str = "image"
-    """image, text, or one that a plugin adds"""
+    """image, text, one that a plugin adds, or package.module:Class"""
     source: Source = Source()
     encoder: Encoder = Encoder()
     cluster: Cluster = Cluster()

@@ -119,15 +119,17 @@ def verdict(error: Exception) -> str:
 
 def _prepared(payload: bytes, modality: Modality, encoder: Encoder) -> tuple[bytes | str, dict[str, Any]]:
     sample = modality.decode(payload)
-    ready = encoder.prepare(sample)
+    ready, about = encoder.prepare(sample), modality.describe(sample, payload)
+    for name, kind in modality.columns.items():
+        pa.scalar(about.get(name), kind)  # raises here, where it costs the one sample
     if isinstance(ready, np.ndarray):
         if ready.shape != encoder.input_shape or ready.dtype != encoder.input_dtype:
             raise Rejected(
                 f"The encoder {encoder.spec} prepared {ready.dtype} {ready.shape} instead of its own"
                 f" {encoder.input_dtype} {encoder.input_shape}."
             )
-        return ready.tobytes(), modality.describe(sample, payload)
-    return ready, modality.describe(sample, payload)
+        return ready.tobytes(), about
+    return ready, about
 
 
 class Encode:

@@ -123,7 +123,7 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
     store, pool, here = Store(config.output or ""), open_pool(config), machine()
     n, known, whose = _embedded(config, store, pool)
     d, whose = (dimensions, "--dimensions") if dimensions else (known, whose)
-    found = Plan(n, "embeddings" if is_embedded(pool) else f"{config.modality} samples", d, whose)
+    found = Plan(n, "embeddings" if is_embedded(pool) else f"{pool.modality.name} samples", d, whose)
     _warn_of_numbers(config, found)
     recipe = _recipe(config, n)
     if config.cluster.n_clusters == "auto":

@@ -9,16 +9,17 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from modalities.registry import ENCODER_GROUP, MODALITY_GROUP
+from modalities import plugins
+from modalities.plugins import ENCODER_GROUP, MODALITY_GROUP
 from pipelines import access, blas
 from pipelines.config import Config
 from pipelines.errors import RequestError, RunError
@@ -111,22 +112,34 @@ def _hush_ray_data() -> None:
                 handler.setLevel(logging.CRITICAL)
 
 
-def identity() -> dict[str, str]:
-    """What must be the same on every machine: versions, plugins, and the source code of our packages."""
-    return {**versions(), **plugins(), "code": _code_digest()}
+def identity(packages: Iterable[str] | None = None) -> dict[str, str]:
+    """What must be the same on every machine: versions, plugins, and the source code of our packages.
+
+    Args:
+        packages: Those of which the config names a class; by default the ones that it named in this process.
+    """
+    packages = plugins.named() if packages is None else packages
+    code = {f"{_NAMED}{package}": plugins.code_of(package) for package in packages}
+    there = {what: digest for what, digest in code.items() if digest is not None}
+    return {**versions(), **installed(), **there, "code": _code_digest()}
 
 
-def plugins() -> dict[str, str]:
+_NAMED = "package "
+"""Begins the key of a package that the config names, in an identity."""
+
+
+def installed() -> dict[str, str]:
     """Every installed plugin (``plugin <group>:<name>``): what it loads, and from which distribution."""
     found: dict[str, list[str]] = {}
     for group in (MODALITY_GROUP, ENCODER_GROUP):
         for point in entry_points(group=group):
-            found.setdefault(f"plugin {group}:{point.name}", []).append(_origin(point))
+            origin = f"{point.value} of {plugins.origin(point)}"
+            found.setdefault(f"plugin {group}:{point.name}", []).append(origin)
     return {name: " and ".join(sorted(origins)) for name, origins in sorted(found.items())}
 
 
-def _origin(point: EntryPoint) -> str:
-    return f"{point.value} of {point.dist.name} {point.dist.version}" if point.dist else point.value
+def _packages(here: dict[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(what.removeprefix(_NAMED) for what in here if what.startswith(_NAMED)))
 
 
 def difference(machine: str, there: dict[str, str], here: dict[str, str]) -> str | None:
@@ -171,13 +184,13 @@ def meet(here: dict[str, str]) -> None:
     Raises:
         RequestError: Something differs.
     """
-    if differs := difference(socket.gethostname(), _own(), here):
+    if differs := difference(socket.gethostname(), _own(_packages(here)), here):
         raise RequestError(differs)
 
 
 @functools.cache
-def _own() -> dict[str, str]:
-    return identity()
+def _own(packages: tuple[str, ...]) -> dict[str, str]:
+    return identity(packages)
 
 
 class _Seen(NamedTuple):
@@ -188,8 +201,8 @@ class _Seen(NamedTuple):
     warning: str | None
 
 
-def _look(store: Store, probe: str) -> _Seen:
-    return _Seen(identity(), store.exists(probe), blas.warning(blas.kernels(), blas.flags()))
+def _look(store: Store, probe: str, packages: tuple[str, ...]) -> _Seen:
+    return _Seen(identity(packages), store.exists(probe), blas.warning(blas.kernels(), blas.flags()))
 
 
 def blame(store: Store, error: Exception) -> None:
@@ -217,7 +230,7 @@ def _check_machines(store: Store) -> list[str]:
         look = ray.remote(num_cpus=0, max_retries=1)(_look)
         asked = [
             look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=True)).remote(
-                store, probe
+                store, probe, _packages(here)
             )
             for n in nodes
         ]

@@ -40,7 +40,7 @@ def open_source(
     """Open a pool.
 
     Args:
-        fmt: one of `FORMATS`.
+        fmt: one of `FORMATS`, or of the modality's own.
         path: a file, a folder, a glob or a list of these, on any filesystem that fsspec opens.
         column: column or key of the samples, where the format has such.
         id_column: column or key of the ids, where the format has such.
@@ -55,19 +55,21 @@ def open_source(
         raise ModalityError(
             f"source.format {fmt!r} comes in a later release; now there are {', '.join(FORMATS)}."
         )
-    if fmt not in FORMATS:
-        raise ModalityError(f"source.format {fmt!r} is unknown; there are {', '.join(FORMATS)}.")
+    if fmt not in (formats := (*FORMATS, *modality.formats)):
+        raise ModalityError(f"source.format {fmt!r} is unknown; there are {', '.join(formats)}.")
     listing = list_files(path, timeout)
     if fmt == "auto":
-        fmt = detect_format(listing, modality.suffixes)
+        fmt = detect_format(listing, modality.suffixes, modality.formats)
     rows = {} if part_rows is None else {"part_rows": part_rows}
-    if fmt in ("files", "txt"):
+    if fmt in ("files", "txt", *modality.formats):
         for key, value in (("source.column", column), ("source.id_column", id_column)):
             if value is not None:
                 raise ModalityError(
                     f"{key} {value!r} has no meaning for source.format {fmt!r}: leave it out."
                 )
-    if fmt == "txt" and modality.kind != "text":
+    if fmt in modality.formats:
+        return modality.open(fmt, listing, part_rows)
+    if fmt == "txt" and not modality.strings_are_samples:
         raise ModalityError(f"source.format 'txt' holds documents, but modality is {modality.name!r}.")
     if fmt == "txt" and listing.single:
         return TextLinesSource(listing, **rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from modalities.base import ModalityError
 from modalities.sources import lines, parquet
@@ -17,7 +18,9 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 MAGIC = ((b"PAR1", "parquet"), (b"\x93NUMPY", "embeddings"))
 
 
-def detect_format(listing: Listing, sample_suffixes: Sequence[str]) -> str:
+def detect_format(
+    listing: Listing, sample_suffixes: Sequence[str], own: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> str:
     """Name the format that holds most of the bytes of a listing.
 
     A folder of pictures may well contain a ``metadata.jsonl``, and a folder of Parquet a ``README.md``: bytes
@@ -26,13 +29,15 @@ def detect_format(listing: Listing, sample_suffixes: Sequence[str]) -> str:
     Args:
         listing: the files of the pool.
         sample_suffixes: suffixes of files that are one sample each.
+        own: formats of the modality's own, each with its suffixes; they come first.
 
     Raises:
         ModalityError: no file has a suffix or a beginning that is known.
     """
-    weights = {"files": 0} | dict.fromkeys(SUFFIXES, 0)
+    known = {**own, "files": sample_suffixes, **SUFFIXES}
+    weights = dict.fromkeys(known, 0)
     for file in listing.files:
-        found = "files" if file.suffix in sample_suffixes else _by_suffix(file.suffix)
+        found = next((name for name, suffixes in known.items() if file.suffix in suffixes), None)
         if found is None and file.named:
             found = _by_magic(listing.root, file.name)
         if found is not None:
@@ -48,10 +53,6 @@ def detect_format(listing: Listing, sample_suffixes: Sequence[str]) -> str:
     if best == "files" and listing.single and listing.files[0].suffix in lines.TextLinesSource.SUFFIXES:
         return "txt"
     return best
-
-
-def _by_suffix(suffix: str) -> str | None:
-    return next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
 
 
 def _by_magic(root: Root, name: str) -> str:

@@ -112,7 +112,7 @@ class JsonLinesSource(LinesSource):
         part_rows: int = PART_ROWS,
     ) -> None:
         super().__init__(listing, self.SUFFIXES, part_rows)
-        self._kind = modality.kind
+        self._literal = modality.strings_are_samples
         self._column = column or modality.column_names[0]
         self._named = column is not None
         self._id_column = id_column
@@ -149,7 +149,7 @@ class JsonLinesSource(LinesSource):
         if self._column not in value:
             return self.rejected(name, row, f"The line has no key {self._column!r}.")
         folder = posixpath.dirname(name)
-        payload, why = payload_of(value[self._column], self._kind, self._root, folder, named=self._named)
+        payload, why = payload_of(value[self._column], self._literal, self._root, folder, named=self._named)
         return Record(str(identity), f"{self._root.uri(name)}#{row}", payload, why)
 
 

@@ -47,7 +47,7 @@ class ParquetSource(Source):
         self._listing: Listing | None = listing
         self._root = listing.root
         self._paths = listing.paths
-        self._kind = modality.kind
+        self._literal = modality.strings_are_samples
         self._id_column = id_column
         self._part_rows = part_rows
         self._named = column is not None
@@ -64,7 +64,7 @@ class ParquetSource(Source):
         for name in table_files(self._listing or list_files(self._paths), SUFFIXES):
             file = open_parquet(self._root, name)
             require_column(file.schema_arrow, self._column, "source.column", name)
-            check_samples(file.schema_arrow.field(self._column), self._kind, name)
+            check_samples(file.schema_arrow.field(self._column), name)
             if self._id_column is not None:
                 require_column(file.schema_arrow, self._id_column, "source.id_column", name)
                 check_ids(file.schema_arrow.field(self._id_column), name)
@@ -97,7 +97,7 @@ class ParquetSource(Source):
             if id is None:
                 yield Record(f"{label}#{row}", where, None, wrong)
                 continue
-            payload, why = payload_of(_value(value), self._kind, self._root, folder, named=self._named)
+            payload, why = payload_of(_value(value), self._literal, self._root, folder, named=self._named)
             yield Record(id, where, payload, why)
 
     def unread(self, part: Part, reason: str) -> Iterator[Record]:
@@ -240,7 +240,7 @@ def find_column(schema: pa.Schema, modality: Modality, id_column: str | None, na
     """
     fields = [field for field in schema if field.name != id_column]
     # Addresses are fetched only from a column that the user names.
-    fits = _is_text if modality.kind == "text" else _is_payload
+    fits = _is_text if modality.strings_are_samples else _is_payload
     candidates = [field.name for field in fields if fits(field.type)]
     for usual in modality.column_names:
         if usual in candidates:
@@ -270,12 +270,12 @@ def check_ids(field: pa.Field, name: str) -> None:
         )
 
 
-def check_samples(field: pa.Field, kind: str, name: str) -> None:
+def check_samples(field: pa.Field, name: str) -> None:
     """Raise ModalityError where a column cannot hold samples."""
     check_plain(field, name)
     if not (_is_text(field.type) or _is_payload(field.type)):
         raise ModalityError(
-            f"{name}: source.column {field.name!r} is of type {field.type}; {kind} samples are bytes,"
+            f"{name}: source.column {field.name!r} is of type {field.type}; samples are bytes,"
             " strings or structs with the fields bytes and path."
         )
 

@@ -17,14 +17,13 @@ NOTHING = "The value is missing."
 
 
 def payload_of(
-    value: Any, kind: str, root: Root, folder: str, *, named: bool
+    value: Any, literal: bool, root: Root, folder: str, *, named: bool
 ) -> tuple[bytes | None, str | None]:
     """Return the bytes of one sample, or None and the reason.
 
     Args:
-        value: bytes; a struct ``{bytes, path}``; or a string, which for text is the document itself and for
-            every other kind the address of a file.
-        kind: the modality's kind of sample.
+        value: bytes; a struct ``{bytes, path}``; or a string.
+        literal: a string is the sample itself (`Modality.strings_are_samples`), else the address of a file.
         root: the source's root, which relative addresses may not leave.
         folder: the folder of the table, relative to the root, where relative addresses begin.
         named: the user named the column. No other sends this machine to an address on the network, which may
@@ -38,7 +37,7 @@ def payload_of(
         return value, None
     if not isinstance(value, str):
         return None, f"The value is of type {type(value).__name__}, not a string or bytes."
-    if kind == "text":
+    if literal:
         try:
             return value.encode("utf-8"), None
         except UnicodeEncodeError:

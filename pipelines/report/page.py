@@ -40,7 +40,8 @@ def render(**data: Any) -> str:
     scripts = [get_plotlyjs().replace("\r\n", "\n"), here.joinpath("page.js").read_text(encoding="utf-8")]
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     return environment.get_template("page.html.j2").render(
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}",
+        policy="default-src 'none'; img-src data:; media-src data:;"
+        f" style-src 'unsafe-inline'; script-src {hashes}",
         css=Markup(here.joinpath("page.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
         **data,

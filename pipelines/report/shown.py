@@ -40,6 +40,21 @@ class Shown:
     fragment: Markup
 
 
+@dataclass(frozen=True)
+class Sheets:
+    """Samples as the page shows them.
+
+    Attributes:
+        groups: What could be shown of each group, in its order.
+        layout: Of the modality: `tiles` or `rows`.
+        notes: On what could not be shown.
+    """
+
+    groups: list[list[Shown]]
+    layout: str
+    notes: list[str]
+
+
 class Smallest:
     """Keeps the rows with the smallest hashes among all that were offered, at most `size` of them."""
 
@@ -79,24 +94,22 @@ def locate(wanted: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.i
     return np.array([i for i in candidates if tuple(keys[i].tolist()) in known], np.int64)
 
 
-def fetch(config: Config, store: Store, groups: list[list[Row]]) -> tuple[list[list[Shown]], list[str]]:
+def fetch(config: Config, store: Store, groups: list[list[Row]]) -> Sheets:
     """Reads the rows of each group from the source and lets the modality show them.
 
     Args:
         config: config of the run.
         store: run directory; its `embeddings/` names the rows.
         groups: rows to show, for example those of the pool and those of the curated set.
-
-    Returns:
-        What could be shown of each group, in its order, and notes on what could not.
     """
     nothing: list[list[Shown]] = [[] for _ in groups]
     try:
         pool = open_pool(config)
     except (ModalityError, EvensetError, OSError) as error:
-        return nothing, [f"No samples are shown, because the source could not be opened: {error}"]
+        why = f"No samples are shown, because the source could not be opened: {error}"
+        return Sheets(nothing, "rows", [why])
     if is_embedded(pool):
-        return nothing, ["The pool came as embeddings: there are no samples to show."]
+        return Sheets(nothing, "rows", ["The pool came as embeddings: there are no samples to show."])
     names = _names(store, {row for rows in groups for row in rows})
     parts = {part.index: part for part in pool.parts}
 
@@ -111,14 +124,17 @@ def fetch(config: Config, store: Store, groups: list[list[Row]]) -> tuple[list[l
                 seen[record.id] = Shown(
                     record.id, record.uri, Markup(pool.modality.show(record.payload, record.uri))
                 )
-            except (Rejected, OSError) as error:
+            except Rejected as error:
                 failed[record.id] = str(error)
+            except Exception as error:  # a modality may be anybody's, and costs no more than its picture
+                failed[record.id] = f"it cannot be shown ({type(error).__name__}: {error})"
     failed |= dict.fromkeys({*names.values()} - {*seen} - {*failed}, "it is no longer where it was")
     shown = [[seen[names[row]] for row in rows if names[row] in seen] for rows in groups]
-    if not failed:
-        return shown, []
-    name, reason = min(failed.items())
-    return shown, [f"{len(failed)} of the samples to show could not be read, such as {name}: {reason}"]
+    notes = []
+    if failed:
+        name, reason = min(failed.items())
+        notes = [f"{len(failed)} of the samples to show could not be read, such as {name}: {reason}"]
+    return Sheets(shown, pool.modality.layout, notes)
 
 
 def _names(store: Store, rows: Iterable[Row]) -> dict[Row, str]:

@@ -28,6 +28,7 @@ from pipelines.store import Store
 SHOWN = 40
 ASSIGNMENTS = "tree/level-1/assignments"
 SETS = ("pool", "random", "curated")
+HEADINGS = ("Random samples of the pool", "Random samples of the curated set")
 
 
 def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         config, store, assignments, sizes, int(copies.sum()), favoured, progress.advance
     )
     levels = occupancy.by_level(tree, random, copies)
-    samples, notes = shown.fetch(config, store, rows)
+    sheets = shown.fetch(config, store, rows)
     progress.finish()
 
     rejects = provenance.read_rejects(store)
@@ -75,7 +76,7 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         "rejects": [dataclasses.asdict(reason) for reason in rejects],
         "stages": manifests.stages,
         "versions": manifests.versions,
-        "notes": manifests.notes + notes,
+        "notes": manifests.notes + sheets.notes,
     }
     metrics = hidden(metrics)
     store.write_bytes("metrics.json", json.dumps(metrics, indent=1, allow_nan=False).encode())
@@ -86,9 +87,8 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         metrics=metrics,
         histograms=[(c.level, len(c.pool), figures.size_histogram(c)) for c in reversed(levels)],
         treemap=figures.treemap(levels),
-        samples=list(
-            zip(("Random samples of the pool", "Random samples of the curated set"), samples, strict=True)
-        ),
+        layout=sheets.layout,
+        samples=list(zip(HEADINGS, sheets.groups, strict=True)),
     )
     store.write_bytes("report.html", html.encode())
     return {key: metrics[key] for key in ("pool", "embedded", "rejected", "curated", "copies")}

@@ -89,7 +89,6 @@ def test_an_empty_section_is_all_defaults(load):
         ("modality: satellite\n", [], ["line 3", "satellite is not built yet"]),
         ("", ["source.format=webdataset"], ["webdataset is not built yet"]),
         ("", ["source.format=geotiff"], ["geotiff is not built yet"]),
-        ("", ["source.format=zip"], ["'zip'", "parquet"]),
         ("", ["export.formats=[webdataset]"], ["export.formats", "webdataset is not built yet"]),
         ("", ["export.formats=[tar]"], ["'tar'", "parquet"]),
         ("", ["source.format=embeddings", "export.formats=files"], ["no files to write"]),
