@@ -62,7 +62,13 @@ class Record:
 
 
 class Source(ABC):
-    """A pool that can be listed and read in parts. Picklable."""
+    """A pool that can be listed and read in parts. Picklable.
+
+    Attributes:
+        decided: why the pool is read as it is, where nobody said how, one sentence; else None.
+    """
+
+    decided: str | None = None
 
     @abstractmethod
     def parts(self) -> list[Part]:

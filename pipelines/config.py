@@ -37,16 +37,16 @@ class Source(Section):
     path: str | list[str] | None = None
     """the pool: a file, folder, glob, or a list of them; anything that fsspec opens (required)"""
     format: str = "auto"
-    """auto, files, parquet, jsonl, txt, embeddings (.npy or Parquet), or one of the modality's own"""
+    """auto, files, webdataset (tars), parquet, jsonl, txt, embeddings, or one of the modality's own"""
     column: str | None = None
-    """the column that holds the sample, for parquet and jsonl"""
+    """the column that holds the sample, for parquet and jsonl; the suffix of its member, for webdataset"""
     id_column: str | None = None
-    """the column that names the sample; by default its name is path#row"""
+    """the column that names the sample, by default path#row; __key__: path without suffix (files, tars)"""
 
     @field_validator("format", mode="before")
     @classmethod
     def _format_is_built(cls, value: Any) -> Any:
-        return _refuse_later(value, ("webdataset", "geotiff"))
+        return _refuse_later(value, ("geotiff",))
 
 
 class Encoder(Section):

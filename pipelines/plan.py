@@ -74,6 +74,7 @@ class Plan:
     Attributes:
         samples: In the pool, those included that will be rejected.
         kind: What they are.
+        decided: Why the pool is read as it is, where `source.format` is auto.
         dimensions: Of an embedding, and `dimensions_of` says who told.
         levels: From the leaves up; `levels_reason` where they are auto.
         shards: Point shards, of a thread each.
@@ -89,6 +90,7 @@ class Plan:
 
     samples: int
     kind: str
+    decided: str | None = None
     dimensions: int | None = None
     dimensions_of: str = ""
     levels: list[LevelPlan] = field(default_factory=list)
@@ -123,7 +125,8 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
     store, pool, here = Store(config.output or ""), open_pool(config), machine()
     n, known, whose = _embedded(config, store, pool)
     d, whose = (dimensions, "--dimensions") if dimensions else (known, whose)
-    found = Plan(n, "embeddings" if is_embedded(pool) else f"{pool.modality.name} samples", d, whose)
+    kind = "embeddings" if is_embedded(pool) else f"{pool.modality.name} samples"
+    found = Plan(n, kind, pool.source.decided, d, whose)
     _warn_of_numbers(config, found)
     recipe = _recipe(config, n)
     if config.cluster.n_clusters == "auto":
@@ -304,6 +307,8 @@ def show(found: Plan, console: Console) -> None:
     wide = f" of {found.dimensions:,} dimensions ({found.dimensions_of})" if found.dimensions else ""
     facts = Table.grid("", "", padding=(0, 2, 0, 0))
     facts.add_row("pool", told(f"{found.samples:,} {found.kind}{wide}"))
+    if found.decided:
+        facts.add_row("format", told(found.decided))
     if found.levels_reason:
         facts.add_row("levels", found.levels_reason)
     here = found.machine

@@ -13,7 +13,7 @@ from glob import has_magic
 import modalities
 from modalities.base import Modality, Part, Record, Source
 from modalities.sources.embeddings import EmbeddingsSource
-from modalities.sources.paths import File, list_files
+from modalities.sources.paths import File, expand_braces, list_files
 from modalities.sources.secrets import redacted
 from pipelines.config import Config
 from pipelines.errors import RequestError
@@ -83,7 +83,7 @@ def open_pool(config: Config) -> Pool:
     modality = modalities.modality(config.modality)
     paths = source_paths(config)
     output = absolute(config.output or "")
-    for path in paths:
+    for path in (one for given in paths for one in expand_braces(given)):
         if _reaches(path, output):
             raise RequestError(
                 f"output {output} lies inside the pool {path}, so that the results would become samples: put"

@@ -120,6 +120,8 @@ class Runner:
         with alone(self._store):
             sweep(self._store)  # of a run that was killed
             self._write_config()
+            if self._pool.source.decided:
+                self._progress.say(self._pool.source.decided)
             if IN_JOB in os.environ and not is_absolute(self._config.output or ""):
                 self._progress.say(
                     f"results go to {self._store.url}, which Ray deletes some time after the job: set"

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from modalities.base import Modality, ModalityError, Source
 from modalities.sources.detect import detect_format
 from modalities.sources.embeddings import EmbeddingsSource
-from modalities.sources.files import FilesSource
+from modalities.sources.files import KEY, FilesSource
 from modalities.sources.lines import JsonLinesSource, TextLinesSource
 from modalities.sources.parquet import ParquetSource
-from modalities.sources.paths import list_files
+from modalities.sources.paths import Listing, list_files
+from modalities.sources.webdataset import WebDatasetSource
 
-FORMATS = ("auto", "files", "parquet", "jsonl", "txt", "embeddings")
-LATER = ("webdataset", "geotiff")
+FORMATS = ("auto", "files", "webdataset", "parquet", "jsonl", "txt", "embeddings")
+LATER = ("geotiff",)
 
 __all__ = [
     "FORMATS",
@@ -23,6 +24,7 @@ __all__ = [
     "JsonLinesSource",
     "ParquetSource",
     "TextLinesSource",
+    "WebDatasetSource",
     "open_source",
 ]
 
@@ -58,25 +60,43 @@ def open_source(
     if fmt not in (formats := (*FORMATS, *modality.formats)):
         raise ModalityError(f"source.format {fmt!r} is unknown; there are {', '.join(formats)}.")
     listing = list_files(path, timeout)
+    decided = None
     if fmt == "auto":
-        fmt = detect_format(listing, modality.suffixes, modality.formats)
+        fmt, decided = detect_format(listing, modality.suffixes, modality.formats)
     rows = {} if part_rows is None else {"part_rows": part_rows}
+    source = _source(fmt, listing, column, id_column, modality, rows)
+    source.decided = decided
+    return source
+
+
+def _source(
+    fmt: str,
+    listing: Listing,
+    column: str | None,
+    id_column: str | None,
+    modality: Modality,
+    rows: dict[str, int],
+) -> Source:
     if fmt in ("files", "txt", *modality.formats):
         for key, value in (("source.column", column), ("source.id_column", id_column)):
-            if value is not None:
+            if value is not None and not (
+                fmt in ("files", "txt") and (key, value) == ("source.id_column", KEY)
+            ):
                 raise ModalityError(
                     f"{key} {value!r} has no meaning for source.format {fmt!r}: leave it out."
                 )
     if fmt in modality.formats:
-        return modality.open(fmt, listing, part_rows)
+        return modality.open(fmt, listing, rows.get("part_rows"))
     if fmt == "txt" and not modality.strings_are_samples:
         raise ModalityError(f"source.format 'txt' holds documents, but modality is {modality.name!r}.")
     if fmt == "txt" and listing.single:
         return TextLinesSource(listing, **rows)
     if fmt == "txt":
-        return FilesSource(listing, TextLinesSource.SUFFIXES, **rows)
+        return FilesSource(listing, TextLinesSource.SUFFIXES, id_column=id_column, **rows)
     if fmt == "files":
-        return FilesSource(listing, modality.suffixes, **rows)
+        return FilesSource(listing, modality.suffixes, id_column=id_column, **rows)
+    if fmt == "webdataset":
+        return WebDatasetSource(listing, modality, column, id_column, **rows)
     if fmt == "parquet":
         return ParquetSource(listing, modality, column, id_column, **rows)
     if fmt == "jsonl":

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from modalities.base import ModalityError
-from modalities.sources import lines, parquet
-from modalities.sources.paths import READ_ERRORS, Listing, Root
+from modalities.sources import lines, parquet, webdataset
+from modalities.sources.compression import Damaged, Forward
+from modalities.sources.paths import READ_ERRORS, File, Listing, Root
 
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "parquet": parquet.SUFFIXES,
     "jsonl": lines.JsonLinesSource.SUFFIXES,
+    "webdataset": webdataset.SUFFIXES,
     "embeddings": (".npy",),
 }
 
-MAGIC = ((b"PAR1", "parquet"), (b"\x93NUMPY", "embeddings"))
+MAGIC = ((0, b"PAR1", "parquet"), (0, b"\x93NUMPY", "embeddings"), (257, b"ustar", "webdataset"))
+"""Where in a file, inflated if it is compressed, which bytes say what it is."""
+
+HEAD = 512
 
 
 def detect_format(
     listing: Listing, sample_suffixes: Sequence[str], own: Mapping[str, Sequence[str]] = MappingProxyType({})
-) -> str:
-    """Name the format that holds most of the bytes of a listing.
+) -> tuple[str, str]:
+    """Name the format that holds most of the bytes of a listing, and say why, in one sentence.
 
     A folder of pictures may well contain a ``metadata.jsonl``, and a folder of Parquet a ``README.md``: bytes
-    tell which of them is the pool.
+    tell which of them is the pool. A file that the user names and whose suffix says nothing is looked into.
 
     Args:
         listing: the files of the pool.
@@ -35,33 +41,67 @@ def detect_format(
         ModalityError: no file has a suffix or a beginning that is known.
     """
     known = {**own, "files": sample_suffixes, **SUFFIXES}
-    weights = dict.fromkeys(known, 0)
+    found = {name: Found() for name in known}
     for file in listing.files:
-        found = next((name for name, suffixes in known.items() if file.suffix in suffixes), None)
-        if found is None and file.named:
-            found = _by_magic(listing.root, file.name)
-        if found is not None:
-            weights[found] += 1 + (file.size or 0)
-    best = max(weights, key=lambda name: weights[name])
-    if not weights[best]:
+        fmt = next((name for name, suffixes in known.items() if file.suffix in suffixes), None)
+        looked_into = fmt is None and file.named
+        if looked_into:
+            fmt = _by_magic(listing.root, file.name)
+        if fmt is not None:
+            found[fmt].add(file, looked_into)
+    best = max(found, key=lambda name: found[name].weight)
+    if not found[best].files:
         kinds = sorted({file.suffix or "without a suffix" for file in listing.files})[:5]
         among = f"; it has files {', '.join(kinds)}" if kinds else ", and no file at all"
         raise ModalityError(
             f"The pool is empty: source.path {listing.root.url!r} holds no {', '.join(sample_suffixes)},"
-            f" .parquet, .jsonl or .npy file{among}. If those are samples, set source.format."
+            f" .parquet, .jsonl, .tar or .npy file{among}. If those are samples, set source.format."
         )
+    why = found[best].told(len(listing.files))
     if best == "files" and listing.single and listing.files[0].suffix in lines.TextLinesSource.SUFFIXES:
-        return "txt"
-    return best
+        best = "txt"
+    return best, f"source.format auto is {best}, as {why} tell"
+
+
+@dataclass
+class Found:
+    """The files of one format.
+
+    Attributes:
+        files: how many.
+        weight: their bytes, and one for each file, so that empty ones count.
+        suffixes: theirs.
+        looked_into: of one of them the first bytes decided.
+    """
+
+    files: int = 0
+    weight: int = 0
+    suffixes: set[str] = field(default_factory=set)
+    looked_into: bool = False
+
+    def add(self, file: File, looked_into: bool) -> None:
+        """Count a file."""
+        self.files += 1
+        self.weight += 1 + (file.size or 0)
+        self.suffixes.add(file.suffix)
+        self.looked_into |= looked_into
+
+    def told(self, all_files: int) -> str:
+        """Say what decided."""
+        if self.looked_into:
+            return "its first bytes"
+        return f"the names of {self.files:,} of {all_files:,} files ({', '.join(sorted(self.suffixes))})"
 
 
 def _by_magic(root: Root, name: str) -> str:
     fs, path = root.join(name)
     try:
         with fs.open(path, "rb") as stream:
-            head: bytes = stream.read(64)
+            head = Forward(stream).read(HEAD)
+    except Damaged:
+        head = b""
     except READ_ERRORS as error:
         raise ModalityError(f"{root.uri(name)} cannot be read: {error}.") from error
     if head.lstrip().startswith(b"{"):
         return "jsonl"
-    return next((fmt for magic, fmt in MAGIC if head.startswith(magic)), "files")
+    return next((fmt for at, magic, fmt in MAGIC if head[at:].startswith(magic)), "files")

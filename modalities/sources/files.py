@@ -22,6 +22,9 @@ SLOW_FILES = 16
 SAMPLE_BYTES = 512 * 2**20
 """A larger file is rejected unread."""
 
+KEY = "__key__"
+"""As ``source.id_column``: the id is a file's key, its path up to the first dot of its name."""
+
 
 class FilesSource(Source):
     """One sample a file; the id is the path relative to the root.
@@ -30,9 +33,17 @@ class FilesSource(Source):
         listing: the files to choose from.
         suffixes: which of them are samples.
         part_rows: samples of a part at most.
+        id_column: `KEY`, or None for the whole path.
     """
 
-    def __init__(self, listing: Listing, suffixes: Sequence[str], part_rows: int = PART_ROWS) -> None:
+    def __init__(
+        self,
+        listing: Listing,
+        suffixes: Sequence[str],
+        part_rows: int = PART_ROWS,
+        id_column: str | None = None,
+    ) -> None:
+        self._by_key = id_column == KEY
         self._listing: Listing | None = listing
         self._root = listing.root
         self._paths = listing.paths
@@ -69,7 +80,7 @@ class FilesSource(Source):
         for name in part.spec["files"]:
             uri = self._root.uri(name)
             if printable(name) != name:
-                yield Record(self._root.label(name), uri, None, "The file name is not valid UTF-8.")
+                yield Record(self._id(name), uri, None, "The file name is not valid UTF-8.")
                 continue
             try:
                 payload, reason = read_file(self._root, name)
@@ -83,12 +94,21 @@ class FilesSource(Source):
                     f" limits.timeout={self._root.timeout:g} seconds, the last of them {uri}: see that it is"
                     " up, and run the same command again to go on from here"
                 )
-            yield Record(self._root.label(name), uri, payload, reason)
+            yield Record(self._id(name), uri, payload, reason)
 
     def unread(self, part: Part, reason: str) -> Iterator[Record]:
         """Name the files of a part."""
         for name in part.spec["files"]:
-            yield Record(self._root.label(name), self._root.uri(name), None, reason)
+            yield Record(self._id(name), self._root.uri(name), None, reason)
+
+    def _id(self, name: str) -> str:
+        return self._root.label(key_of(name) if self._by_key else name)
+
+
+def key_of(name: str) -> str:
+    """Return a path up to the first dot of its last component, as WebDataset names samples."""
+    folder, base = name[: name.rfind("/") + 1], name[name.rfind("/") + 1 :]
+    return folder + (base.partition(".")[0] or base)
 
 
 def read_file(root: Root, name: str) -> tuple[bytes | None, str | None]:

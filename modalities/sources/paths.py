@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
@@ -19,8 +20,14 @@ from modalities.sources.secrets import redacted
 READ_ERRORS = (OSError, EOFError)
 """What opening or reading a file raises when the file is at fault."""
 
+CODECS = (".gz", ".zst")
+"""Suffixes that say how a file is compressed, and not what it holds."""
 
-@dataclass(frozen=True)
+MOST_BRACES = 100_000
+"""Paths that braces may stand for."""
+
+
+@dataclass(frozen=True, slots=True)
 class File:
     """A file of the pool.
 
@@ -36,8 +43,10 @@ class File:
 
     @property
     def suffix(self) -> str:
-        """The last suffix in lower case, with its dot."""
-        return PurePosixPath(self.name).suffix.lower()
+        """The last suffix in lower case, with its dot; with the one before where a codec is the last."""
+        path = PurePosixPath(self.name)
+        last = path.suffix.lower()
+        return PurePosixPath(path.stem).suffix.lower() + last if last in CODECS else last
 
 
 @dataclass(frozen=True)
@@ -137,9 +146,10 @@ def list_files(path: str | Sequence[str], timeout: float | None = None) -> Listi
     Raises:
         ModalityError: a path is not there, or the paths lie on different filesystems.
     """
-    paths = [path] if isinstance(path, str) else list(path)
-    if not paths or not all(isinstance(p, str) and p for p in paths):
+    given = [path] if isinstance(path, str) else list(path)
+    if not given or not all(isinstance(p, str) and p for p in given):
         raise ModalityError("source.path is empty: name a file, a folder, a glob or a list of these.")
+    paths = [one for p in given for one in expand_braces(p)]
     found: dict[str, File] = {}
     roots: list[str] = []
     urls: list[str] = []
@@ -166,6 +176,45 @@ def list_files(path: str | Sequence[str], timeout: float | None = None) -> Listi
     files.sort(key=lambda file: file.name.encode("utf-8", "surrogateescape"))
     url = common if is_local(first) else first.unstrip_protocol(common)
     return Listing(Root(url, timeout), tuple(files), singles == len(paths) == 1, tuple(urls))
+
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+def expand_braces(path: str) -> list[str]:
+    """Return the paths that ``{000..009}`` and ``{a,b}`` in one stand for, as a shell has them.
+
+    A range counts up or down, filled up with zeros to the longer of its ends. What is there under its very
+    name is not expanded.
+
+    Raises:
+        ModalityError: they stand for more than `MOST_BRACES` paths.
+    """
+    if not any(_alternatives(inside) for inside in _BRACES.findall(path)):
+        return [path]
+    fs, full = filesystem(path)
+    if is_local(fs) and fs.exists(full):
+        return [path]
+    made, done = [""], 0
+    for found in _BRACES.finditer(path):
+        if (choices := _alternatives(found[1])) is None:
+            continue
+        if len(made) * len(choices) > MOST_BRACES:
+            raise ModalityError(f"source.path {path!r} stands for more than {MOST_BRACES:,} paths.")
+        made = [before + path[done : found.start()] + choice for before in made for choice in choices]
+        done = found.end()
+    return [before + path[done:] for before in made]
+
+
+def _alternatives(inside: str) -> Sequence[str] | None:
+    if ends := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", inside):
+        first, last = int(ends[1]), int(ends[2])
+        width = max(map(len, ends.groups())) if any(end[0] == "0" != end for end in ends.groups()) else 0
+        step = 1 if first <= last else -1
+        numbers = range(first, last + step, step)
+        # no more are made than can be refused
+        return [f"{number:0{width}}" for number in numbers[: MOST_BRACES + 1]]
+    return inside.split(",") if "," in inside else None
 
 
 def _expand(fs: Any, full: str, path: str) -> tuple[str, list[File], bool]:

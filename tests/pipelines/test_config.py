@@ -87,7 +87,6 @@ def test_an_empty_section_is_all_defaults(load):
         ("", ["cluster={n_clusters: [9], split: [3], resample: {points: [4]}}"], ["split and resampled"]),
         ("cluster:\n  split: [2]\n", [], ["cluster.split", "n_clusters is auto"]),
         ("modality: satellite\n", [], ["line 3", "satellite is not built yet"]),
-        ("", ["source.format=webdataset"], ["webdataset is not built yet"]),
         ("", ["source.format=geotiff"], ["geotiff is not built yet"]),
         ("", ["export.formats=[webdataset]"], ["export.formats", "webdataset is not built yet"]),
         ("", ["export.formats=[tar]"], ["'tar'", "parquet"]),

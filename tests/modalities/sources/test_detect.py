@@ -1,4 +1,6 @@
+import gzip
 import io
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from modalities.sources import (
     JsonLinesSource,
     ParquetSource,
     TextLinesSource,
+    WebDatasetSource,
     open_source,
 )
 from modalities.text import Text
@@ -30,6 +33,15 @@ def npy_bytes():
     return buffer.getvalue()
 
 
+def tar_bytes():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo("a.txt")
+        member.size = 1
+        tar.addfile(member, io.BytesIO(b"a"))
+    return buffer.getvalue()
+
+
 def auto(path, modality):
     return open_source("auto", str(path), column=None, id_column=None, modality=modality)
 
@@ -44,6 +56,12 @@ def auto(path, modality):
         ("noname", parquet_bytes(), ParquetSource),
         ("noname", npy_bytes(), EmbeddingsSource),
         ("noname", b'  {"text": "a"}\n', JsonLinesSource),
+        ("noname", gzip.compress(b'{"text": "a"}\n'), JsonLinesSource),
+        ("noname", tar_bytes(), WebDatasetSource),
+        ("x.jsonl.gz", gzip.compress(b'{"text": "a"}\n'), JsonLinesSource),
+        ("x.tar", tar_bytes(), WebDatasetSource),
+        ("x.TGZ", gzip.compress(tar_bytes()), WebDatasetSource),
+        ("x.txt.gz", gzip.compress(b"a\nb"), TextLinesSource),
         ("noname", b"plain words", FilesSource),
     ],
 )
@@ -52,6 +70,7 @@ def test_a_single_file(tmp_path, name, content, kind):
     source = auto(tmp_path / name, Text())
     assert type(source) is kind
     assert source.parts()
+    assert source.decided.startswith("source.format auto is ")
 
 
 def test_the_format_with_most_bytes_is_the_pool(tmp_path):
@@ -74,7 +93,7 @@ def test_nothing_known_is_said(tmp_path):
         auto(tmp_path, Image())
 
 
-@pytest.mark.parametrize("fmt", ["webdataset", "geotiff", "excel"])
+@pytest.mark.parametrize("fmt", ["geotiff", "excel"])
 def test_formats_that_are_not_there_are_refused_by_name(fmt, tmp_path):
     with pytest.raises(ModalityError, match=fmt):
         open_source(fmt, str(tmp_path), column=None, id_column=None, modality=Image())

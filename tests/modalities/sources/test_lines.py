@@ -1,13 +1,18 @@
+import gzip
 import json
 import pickle
+import tracemalloc
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from modalities.base import ModalityError
 from modalities.image import Image
 from modalities.sources import JsonLinesSource, TextLinesSource
+from modalities.sources.compression import MAGIC
 from modalities.sources.paths import list_files
 from modalities.text import Text
 
@@ -28,6 +33,7 @@ def json_lines(path, modality=None, **options):
 def test_every_line_comes_once(lines, part_rows, end, tmp_path_factory):
     path = tmp_path_factory.mktemp("pool") / "x.txt"
     path.write_bytes(b"\n".join(lines) + end)
+    assume(not path.read_bytes().startswith(tuple(MAGIC)))
     expected = path.read_bytes().split(b"\n")
     if expected[-1] == b"":
         expected.pop()
@@ -43,7 +49,8 @@ def test_every_line_comes_once(lines, part_rows, end, tmp_path_factory):
 
 
 def test_long_lines_stand_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("modalities.sources.lines.PART_BYTES", 20)
+    monkeypatch.setattr("modalities.sources.runs.PART_BYTES", 20)
+    monkeypatch.setattr(TextLinesSource, "sample_bytes", 20)
     monkeypatch.setattr("modalities.sources.lines.CHUNK", 7)
     lines = [b"a" * 9, b"b" * 9, b"c" * 9, b"d" * 50, b"e"]
     (tmp_path / "x.txt").write_bytes(b"\n".join(lines))
@@ -113,3 +120,61 @@ def test_it_travels(tmp_path):
     copy = pickle.loads(pickle.dumps(pool))
     assert copy.parts() == pool.parts()
     assert everything(copy) == everything(pool)
+
+
+def zstd(data):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+CODECS = {"gz": gzip.compress, "zst": zstd}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_compressed_lines_in_whatever_order_parts_are_read(tmp_path, codec):
+    texts = [f"text {row} " * (row % 50) + "x" for row in range(3000)]
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    half = len(content) // 2
+    (tmp_path / f"x.jsonl.{codec}").write_bytes(CODECS[codec](content[:half]) + CODECS[codec](content[half:]))
+    pool = json_lines(tmp_path, part_rows=100)
+    parts = pool.parts()
+    order = [*parts[1::3], *parts[::3], *parts[2::3]]
+    read = {part.index: [r.payload.decode() for r in pool.read(part)] for part in order}
+    assert [text for part in parts for text in read[part.index]] == texts
+    assert next(iter(pool.read(parts[0]))).id == f"x.jsonl.{codec}#0"
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_of_a_compressed_file_that_is_cut_what_comes_before_is_kept(tmp_path, codec):
+    random = np.random.default_rng(0).integers(0, 10**9, 100_000)
+    lines = [b"%d" % number for number in random]
+    whole = CODECS[codec](b"\n".join(lines))
+    (tmp_path / f"x.txt.{codec}").write_bytes(whole[: len(whole) // 2])
+    *kept, last = everything(TextLinesSource(list_files(str(tmp_path))))
+    assert len(kept) > 20_000
+    assert [r.payload for r in kept] == lines[: len(kept)]
+    assert last.payload is None
+    assert "cut off" in last.reason
+
+
+def test_a_name_that_promises_compression_is_not_believed(tmp_path):
+    (tmp_path / "x.jsonl.gz").write_text('{"text": "plain"}\n')
+    (tmp_path / "y.jsonl").write_bytes(gzip.compress(b'{"text": "packed"}\n'))
+    assert [r.payload for r in everything(json_lines(tmp_path))] == [b"plain", b"packed"]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_line_that_inflates_to_far_above_the_limit_is_never_held(tmp_path, codec):
+    bomb = CODECS[codec](bytes(2**20)) * 160
+    assert len(bomb) < 2**20
+    end = CODECS[codec](b"\nlast")
+    (tmp_path / f"x.txt.{codec}").write_bytes(CODECS[codec](b"first\n") + bomb + end)
+    tracemalloc.start()
+    records = everything(TextLinesSource(list_files(str(tmp_path))))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [r.payload for r in records] == [b"first", None, b"last"]
+    assert "more than" in records[1].reason
+    assert peak < 64 * 2**20

@@ -10,7 +10,7 @@ from modalities.base import ModalityError, Part
 from modalities.image import Image
 from modalities.sources import FilesSource, open_source
 from modalities.sources.files import PART_BYTES
-from modalities.sources.paths import list_files
+from modalities.sources.paths import expand_braces, list_files
 from modalities.text import Text
 
 
@@ -157,3 +157,39 @@ def test_a_source_travels_without_its_listing(tree):
     assert copy.parts() == source.parts()
     part = Part(0, {"files": ["b/2.png"]})
     assert next(iter(copy.read(part))).payload == b"2"
+
+
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        ("a{1..3}", ["a1", "a2", "a3"]),
+        ("a{08..10}.tar", ["a08.tar", "a09.tar", "a10.tar"]),
+        ("{2..0}", ["2", "1", "0"]),
+        ("{a,b}/{0..1}", ["a/0", "a/1", "b/0", "b/1"]),
+        ("x{a,}", ["xa", "x"]),
+        ("{a}", ["{a}"]),
+        ("{}{a}{1..2}", ["{}{a}1", "{}{a}2"]),
+        ("plain", ["plain"]),
+    ],
+)
+def test_braces_are_those_of_a_shell(path, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert expand_braces(path) == made
+
+
+def test_braces_stand_for_a_bounded_number_of_paths():
+    with pytest.raises(ModalityError, match="more than"):
+        expand_braces("{0..999999999}")
+    with pytest.raises(ModalityError, match="more than"):
+        expand_braces("{0..9999}{0..9999}")
+
+
+def test_a_folder_that_has_braces_in_its_name_is_that_folder(tmp_path):
+    write(tmp_path, **{"{a,b}/1.png": b"x"})
+    assert names(f"{tmp_path}/{{a,b}}") == ["1.png"]
+
+
+def test_files_by_key(tree):
+    write(tree, **{"b/3.tar.png": b"3"})
+    source = open_source("files", str(tree), column=None, id_column="__key__", modality=Image())
+    assert [r.id for r in everything(source)] == ["a", "b/1", "b/2", "b/3"]
