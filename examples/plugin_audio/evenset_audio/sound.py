@@ -65,7 +65,7 @@ class Sound(Modality):
             f'<span class="sample" title="{title}" style="display: flex; align-items: center; gap: 1em">'
             f"{drawn(sound.values)}"
             f'<audio controls preload="metadata" style="height: 2.2rem" src="data:audio/wav;base64,{data}">'
-            f"</audio> {sound.seconds:.1f} s</span>"
+            f'</audio><span style="white-space: nowrap">{sound.seconds:.1f} s</span></span>'
         )
 
     def suffix(self, payload: bytes) -> str:
