@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from modalities.sources.paths import Listing
@@ -87,11 +88,17 @@ class Source(ABC):
         """Name the samples of a part without looking at it, each a record with that reason."""
 
 
+class Settings(BaseModel):
+    """A group of keys of the config. Unknown keys are errors, and a loaded config does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
 class Modality(ABC):
     """What a kind of sample is: how it is read, decoded, described and shown, and what encodes it.
 
-    A subclass is made without arguments, in every process that needs it. What its methods raise beside
-    `Rejected` costs the sample in hand as well, with the error for a reason.
+    A subclass is made without arguments, or with its `settings`, in every process that needs it. What its
+    methods raise beside `Rejected` costs the sample in hand as well, with the error for a reason.
 
     Attributes:
         name: as in the config.
@@ -106,6 +113,9 @@ class Modality(ABC):
         formats: formats that no other modality has, by their names in ``source.format``, each with the
             suffixes of its files; `open` reads them.
         layout: how samples stand in the report: ``tiles`` of 84 pixels a side, or ``rows``.
+        settings: the keys of a section of the config that has the modality's name, each with a default; an
+            instance of it is the only argument of the class. None: there is no such section, and the class
+            takes no argument.
     """
 
     name: ClassVar[str]
@@ -117,6 +127,7 @@ class Modality(ABC):
     strings_are_samples: ClassVar[bool] = False
     formats: ClassVar[dict[str, tuple[str, ...]]] = {}
     layout: ClassVar[Literal["tiles", "rows"]] = "rows"
+    settings: ClassVar[type[Settings] | None] = None
 
     def open(self, format: str, listing: Listing, part_rows: int | None) -> Source:
         """Open a pool in one of `formats`: files that hold many samples each, say.
@@ -151,6 +162,38 @@ class Modality(ABC):
     @abstractmethod
     def suffix(self, payload: bytes) -> str:
         """Return the file suffix, with its dot, under which the sample is exported."""
+
+
+class FittedModality(Modality):
+    """A modality that learns from a sample of the pool before it decodes, such as the range of the values."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has to, as it is set."""
+        return True
+
+    @abstractmethod
+    def glimpse(self, payload: bytes) -> Any:
+        """Return the little of a sample that is learned from.
+
+        Raises:
+            Rejected: the sample is damaged.
+        """
+
+    @abstractmethod
+    def fit(self, samples: Sequence[Any]) -> dict[str, NDArray[Any]]:
+        """Learn from glimpses, whatever their order, and return the state, plain arrays.
+
+        The modality is ready afterwards, as after `set_state`.
+        """
+
+    @abstractmethod
+    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Take the state that `fit` returned, here or on another machine.
+
+        Raises:
+            ModalityError: the state is not one of this modality.
+        """
 
 
 class Encoder(ABC):

@@ -56,6 +56,8 @@ class Plugin:
         module, _, attribute = self.target.partition("[")[0].strip().partition(":")
         try:
             return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+        except ModalityError:  # it says itself what it lacks
+            raise
         except (Exception, SystemExit) as error:  # a module of somebody else's may raise anything
             raise self.broken(f"{self.target} cannot be loaded ({type(error).__name__}: {error})") from error
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from modalities import plugins
-from modalities.base import Encoder, Modality, ModalityError, Source
+from modalities.base import Encoder, Modality, ModalityError, Settings, Source
 from modalities.plugins import ENCODER_GROUP, MODALITY_GROUP, Plugin
 
-MODALITIES = {"image": "modalities.image:Image", "text": "modalities.text:Text"}
-
-LATER = {"satellite": "modality 'satellite' comes in a later release; now there are image and text."}
+MODALITIES = {
+    "image": "modalities.image:Image",
+    "text": "modalities.text:Text",
+    "satellite": "modalities.satellite:Satellite",
+}
 
 # Values are "module:class": a module is imported when its encoder is asked for, and torch takes seconds.
 ENCODERS = {
@@ -30,29 +33,50 @@ EncoderFactory = Callable[..., Encoder]
 """(argument, *, kind, batch_size, dtype, device) -> Encoder; the argument is what follows the first colon."""
 
 
-def modality(name: str) -> Modality:
+def modality(name: str, settings: Settings | None = None) -> Modality:
     """Return the modality of a name.
 
     Args:
         name: built in, of a plugin (entry points in ``evenset.modalities``), or ``package.module:Class``.
+        settings: its section of the config, where it has one; None takes the defaults.
 
     Raises:
         ModalityError: there is none of this name, there are several, or it is broken.
     """
-    if name in LATER:
-        raise ModalityError(LATER[name])
+    return made(_meant(name), settings)
+
+
+def declared(name: str) -> type[Modality]:
+    """Return the class of a modality.
+
+    Raises:
+        ModalityError: as `modality`.
+    """
+    return _checked(_meant(name))
+
+
+def _meant(name: str) -> Plugin:
     plugin, argument = plugins.meant("modality", name, MODALITY_GROUP, MODALITIES)
     if argument:
         raise ModalityError(f"modality {name!r}: {plugin.name!r} takes no argument, leave out {argument!r}.")
-    return made(plugin)
+    return plugin
 
 
-def made(plugin: Plugin) -> Modality:
+def made(plugin: Plugin, settings: Settings | None = None) -> Modality:
     """Import and make a modality.
 
     Raises:
         ModalityError: it cannot be imported or made, or is none.
     """
+    found: Any = _checked(plugin)
+    try:
+        made: Modality = found() if found.settings is None else found(settings or found.settings())
+    except Exception as error:  # a class of somebody else's may raise anything
+        raise plugin.broken(f"{plugin.target}() raised {type(error).__name__}: {error}") from error
+    return made
+
+
+def _checked(plugin: Plugin) -> type[Modality]:
     found = plugin.load()
     if not (isinstance(found, type) and issubclass(found, Modality)):
         raise plugin.broken(f"{plugin.target} is {found!r}, which is no subclass of modalities.Modality")
@@ -63,10 +87,7 @@ def made(plugin: Plugin) -> Modality:
         raise plugin.broken(f"its column {taken[0]!r} has a name that the tables of a run have already")
     if ":" not in plugin.name and found.name != plugin.name:
         raise plugin.broken(f"{plugin.target} calls itself {found.name!r}, its entry point {plugin.name!r}")
-    try:
-        return found()
-    except Exception as error:  # a class of somebody else's may raise anything
-        raise plugin.broken(f"{plugin.target}() raised {type(error).__name__}: {error}") from error
+    return found
 
 
 def encoder(

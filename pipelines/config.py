@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ByteSize,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
+    create_model,
     field_validator,
     model_validator,
 )
+
+import modalities
+from modalities.base import ModalityError, Settings
+from pipelines.errors import RequestError
 
 LATER = "is not built yet (it comes in a later release)"
 Auto = Literal["auto"]
 
 
-class Section(BaseModel):
-    """A group of keys. Unknown keys are errors, and a loaded config does not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+class Section(Settings):
+    """A group of keys of this program's own."""
 
 
 class Source(Section):
@@ -42,11 +45,6 @@ class Source(Section):
     """the column that holds the sample, for parquet and jsonl; the suffix of its member, for webdataset"""
     id_column: str | None = None
     """the column that names the sample, by default path#row; __key__: path without suffix (files, tars)"""
-
-    @field_validator("format", mode="before")
-    @classmethod
-    def _format_is_built(cls, value: Any) -> Any:
-        return _refuse_later(value, ("geotiff",))
 
 
 class Encoder(Section):
@@ -190,7 +188,7 @@ class Sample(Section):
 class Export(Section):
     """In which forms the curated set is written."""
 
-    formats: list[Literal["parquet", "files", "ids"]] = ["parquet", "ids"]
+    formats: list[Literal["parquet", "files", "ids"]] = Field(default=["parquet", "ids"])
     """any of parquet (with the payload), files (a folder of them) and ids (a list of names)"""
 
     @field_validator("formats", mode="before")
@@ -228,7 +226,7 @@ class Config(Section):
     """Everything that a run can be told; each attribute is a dotted key of the file."""
 
     modality: str = "image"
-    """image, text, one that a plugin adds, or package.module:Class"""
+    """image, text, satellite, one that a plugin adds, or package.module:Class; a section may have its keys"""
     source: Source = Source()
     encoder: Encoder = Encoder()
     cluster: Cluster = Cluster()
@@ -241,11 +239,6 @@ class Config(Section):
     """every random choice follows from it and from the sample's id"""
     ray: Ray = Ray()
 
-    @field_validator("modality", mode="before")
-    @classmethod
-    def _modality_is_built(cls, value: Any) -> Any:
-        return _refuse_later(value, ("satellite",))
-
     @model_validator(mode="after")
     def _embeddings_have_no_files(self) -> Config:
         if self.source.format == "embeddings" and "files" in self.export.formats:
@@ -253,6 +246,44 @@ class Config(Section):
                 "export.formats: a pool of embeddings has no files to write: use parquet and ids"
             )
         return self
+
+    section: ClassVar[str | None] = None
+    """Name of the modality's own section, where it has one."""
+
+    @property
+    def own(self) -> Settings | None:
+        """The modality's own section, where it has one."""
+        found: Settings | None = getattr(self, self.section) if self.section else None
+        return found
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # the class of a config with a modality's section is made anew wherever the config arrives
+        return (_restored, (self.modality, dict(self))) if self.section else super().__reduce_ex__(protocol)
+
+
+@functools.cache
+def config_of(modality: str) -> type[Config]:
+    """The class of a config for a modality: with a section of its name, where it has settings.
+
+    Raises:
+        RequestError: There is a section of that name already.
+    """
+    try:
+        declared = modalities.declared(modality)
+    except ModalityError:  # it says so when the pool is opened
+        return Config
+    if declared.settings is None:
+        return Config
+    if declared.name in Config.model_fields:
+        raise RequestError(f"modality {modality!r} has settings, but {declared.name} is a key already")
+    section: Any = (declared.settings, Field(default=declared.settings()))
+    made = create_model("Config", __base__=Config, __module__=__name__, **{declared.name: section})
+    made.section = declared.name
+    return made
+
+
+def _restored(modality: str, values: dict[str, Any]) -> Config:
+    return config_of(modality).model_construct(**values)
 
 
 def _refuse_later(value: Any, later: tuple[str, ...]) -> Any:
@@ -266,7 +297,7 @@ def entries(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, st
     """Every dotted key of ``section`` with its value and its meaning."""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, Section):
+        if isinstance(value, Settings):
             yield from entries(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value, field.description or ""
@@ -275,6 +306,9 @@ def entries(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, st
 def described() -> str:
     """Every key with its default and its meaning, a line each."""
     keys = [(key, _written(value), meaning) for key, value, meaning in entries(Config())]
+    for name in modalities.MODALITIES:
+        if own := config_of(name)(modality=name).own:
+            keys += [(key, _written(value), meaning) for key, value, meaning in entries(own, f"{name}.")]
     widths = [max(len(row[column]) for row in keys) for column in (0, 1)]
     return "\n".join(f"{key:<{widths[0]}}  {value:<{widths[1]}}  {meaning}" for key, value, meaning in keys)
 

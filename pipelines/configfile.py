@@ -12,7 +12,7 @@ import fsspec
 import yaml
 from pydantic import ValidationError
 
-from pipelines.config import Config, entries
+from pipelines.config import Config, config_of, entries
 from pipelines.errors import RequestError
 from pipelines.secrets import MASK
 
@@ -36,9 +36,10 @@ def load_config(path: str, overrides: list[str] | None = None) -> Config:
     tree = {key: value for key, value in tree.items() if value is not None}
     tree.setdefault("output", f"runs/{PurePosixPath(path).stem}")
     try:
-        config = Config.model_validate(tree)
+        kind = config_of(str(tree.get("modality", "image")))
+        config = kind.model_validate(tree)
     except ValidationError as error:
-        raise RequestError(_sentences(error, places, path)) from None
+        raise RequestError(_sentences(error, places, path, kind)) from None
     if not config.source.path:
         raise RequestError(f"{path}: source.path is missing: it says where the pool is")
     _no_secret_missing(config, path)
@@ -122,9 +123,9 @@ def _override(tree: dict[str, Any], override: str, places: dict[str, str]) -> No
     places[key.strip()] = f"override {override}"
 
 
-def _sentences(error: ValidationError, places: dict[str, str], origin: str) -> str:
+def _sentences(error: ValidationError, places: dict[str, str], origin: str, kind: type[Config]) -> str:
     """Pydantic's errors, a line for each key: where it was written, the value, and what would do."""
-    known = {key for key, _, _ in entries(Config())}
+    known = {key for key, _, _ in entries(kind())}
     known |= {above for key in known for above in _upwards(key)}
     told: dict[str, list[tuple[int, str]]] = {}
     for found in error.errors():

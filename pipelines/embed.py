@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
-from modalities.base import Encoder, FittedEncoder, Part
+from modalities.base import Encoder, FittedEncoder, FittedModality, Part
 from modalities.sources.embeddings import EmbeddingsSource
 from pipelines import encode, fitting, rescue, stream, written
 from pipelines.attempts import ATTEMPTS, Attempts
@@ -50,7 +50,8 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     Returns:
         ``samples``, ``embedded``, ``rejected``, ``reasons``, ``parts``, ``dimensions``, ``digest`` (of all
         embeddings in order) and ``files`` (`pipelines.written`); for an encoder that learns from the pool
-        also ``state``; where processes died at work ``restarts`` and ``isolated_parts``.
+        also ``state``, for such a modality ``learned``; where processes died at work ``restarts`` and
+        ``isolated_parts``.
 
     Raises:
         RunError: Too many samples were rejected, or the pool changed while it was read.
@@ -115,6 +116,9 @@ def _embed_parts(
         if isinstance(pool.source, EmbeddingsSource):
             stage = _ingesting(config, store, pool, attempts)
         else:
+            if isinstance(pool.modality, FittedModality) and pool.modality.learns:
+                progress.advance(0, "learning the range of the values")
+                counts["learned"] = fitting.fit_modality(pool.modality, pool, config, store)
             encoder = build(config, pool.modality)
             if isinstance(encoder, FittedEncoder):
                 progress.advance(0, f"fitting the encoder {encoder.spec}")

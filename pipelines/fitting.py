@@ -1,9 +1,10 @@
-"""An encoder that learns from the pool learns here, once, from a sample that chance by hash picks."""
+"""An encoder or a modality that learns from the pool learns here, once, from a sample that a hash picks."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 from zipfile import BadZipFile
 
@@ -15,7 +16,7 @@ from ray import ObjectRef
 
 from curation import KMeans
 from curation.chance import Purpose, draws, keys_of, mixed, salt, smallest
-from modalities.base import FittedEncoder, Modality, Part, Record, Source
+from modalities.base import FittedEncoder, FittedModality, Part, Record, Source
 from pipelines import encode, rescue, stream
 from pipelines.config import Config
 from pipelines.errors import RunError
@@ -29,9 +30,13 @@ from pipelines.tally import Tally
 from pipelines.watchdog import watchdog
 
 STATE = "encoder/state.npz"
+MODALITY = "encoder/modality.npz"
 SAMPLES = 2_000
+GLIMPSES = 500
 PARTS = 64
 """The sample comes from at most this many parts: the whole pool is not read for it."""
+
+State = dict[str, NDArray[Any]]
 
 
 def fit(encoder: FittedEncoder, pool: Pool, config: Config, store: Store) -> str:
@@ -41,28 +46,48 @@ def fit(encoder: FittedEncoder, pool: Pool, config: Config, store: Store) -> str
         RunError: No sample can be decoded, of all or of the many that were looked at.
         ModalityError: There is too little to learn from.
     """
-    if not store.exists(STATE):
-        chosen = _chosen_parts(pool, config.seed)
-        answers = _taken(chosen, pool, config)
-        _check_any(ray.get([tally for _, tally in answers]), chosen, pool)
-        state = ray.get(ray.remote(_fit).remote(encoder, config.seed, *(samples for samples, _ in answers)))
+
+    def learn() -> State:
+        taken = _taken(pool, config, pool.modality.decode, SAMPLES)
+        state: State = ray.get(ray.remote(_fit).remote(encoder, config.seed, *taken))
+        return state
+
+    return _learned(store, STATE, encoder, learn)
+
+
+def fit_modality(modality: FittedModality, pool: Pool, config: Config, store: Store) -> str:
+    """As `fit`, of the modality that decodes."""
+
+    def learn() -> State:
+        taken = _taken(pool, config, modality.glimpse, GLIMPSES)
+        state: State = ray.get(ray.remote(_fit_modality).remote(modality, *taken))
+        return state
+
+    return _learned(store, MODALITY, modality, learn)
+
+
+def _learned(
+    store: Store, name: str, learner: FittedEncoder | FittedModality, learn: Callable[[], State]
+) -> str:
+    """Give the state that is kept as ``name``, or learned now, to the learner; return its hash."""
+    if not store.exists(name):
         buffer = io.BytesIO()
-        np.savez(buffer, **state)
-        store.write_bytes(STATE, buffer.getvalue())
-    state = _kept(store)
-    encoder.set_state(state)
+        np.savez(buffer, allow_pickle=False, **learn())
+        store.write_bytes(name, buffer.getvalue())
+    state = _kept(store, name)
+    learner.set_state(state)
     # of the arrays and not of the file, which holds the time at which it was written
     return digest({name: [str(a.dtype), a.shape, a.tobytes().hex()] for name, a in sorted(state.items())})
 
 
-def _kept(store: Store) -> dict[str, NDArray[Any]]:
+def _kept(store: Store, name: str) -> State:
     try:
-        with np.load(io.BytesIO(store.read_bytes(STATE)), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(store.read_bytes(name)), allow_pickle=False) as arrays:
             return dict(arrays)
     except (ValueError, AttributeError, EOFError, BadZipFile) as error:  # pickled objects are a ValueError
         raise RunError(
-            f"{store.url}/{STATE} is damaged, or was not written by a run ({error}): delete"
-            f" {STATE.split('/')[0]} and {encode.EMBEDDINGS} there and run again"
+            f"{store.url}/{name} is damaged, or was not written by a run ({error}): delete"
+            f" {name.split('/')[0]} and {encode.EMBEDDINGS} there and run again"
         ) from error
 
 
@@ -72,10 +97,15 @@ def _chosen_parts(pool: Pool, seed: int) -> list[Part]:
     return [pool.parts[i] for i in sorted(smallest(luck, keys, PARTS))]
 
 
-def _taken(chosen: list[Part], pool: Pool, config: Config) -> list[tuple[ObjectRef, ObjectRef]]:
-    """What `_take` returns for each part, those included that kill their process over a sample."""
+def _taken(pool: Pool, config: Config, look: Callable[[bytes], Any], most: int) -> list[ObjectRef]:
+    """What ``look`` makes of about ``most`` samples, from parts that may kill their process over others.
+
+    Raises:
+        RunError: It makes nothing of any.
+    """
+    chosen = _chosen_parts(pool, config.seed)
     seconds = config.limits.timeout
-    arguments = (pool.modality, config.seed, -(-SAMPLES // len(chosen)), seconds)
+    arguments = (look, config.seed, -(-most // len(chosen)), seconds)
     take = ray.remote(num_returns=2, max_retries=stream.RETRIES)(_take)
     take_sound = ray.remote(num_returns=2)(_take_sound)
     sound = ray.remote(num_cpus=0)(stream.alike(rescue.sound))
@@ -89,29 +119,30 @@ def _taken(chosen: list[Part], pool: Pool, config: Config) -> list[tuple[ObjectR
             lost[part.index] = "decode"
             check_lost(lost, config.limits.deadly_parts)
             answers[i] = take_sound.remote(sound.remote(part, work), *arguments)
-    return answers
+    _check_any(ray.get([tally for _, tally in answers]), chosen, pool)
+    return [samples for samples, _ in answers]
 
 
 def _take(
-    source: Source, part: Part, modality: Modality, seed: int, share: int, seconds: float
+    source: Source, part: Part, look: Callable[[bytes], Any], seed: int, share: int, seconds: float
 ) -> tuple[list[Any], Tally]:
-    """Decode up to ``share`` samples of a part: those with the smallest draws that can be decoded.
+    """Look at up to ``share`` samples of a part: those with the smallest draws that can be decoded.
 
     Returns:
         The samples, and why there are not more.
     """
-    return _drawn([encode.nameable(record) for record in source.read(part)], modality, seed, share, seconds)
+    return _drawn([encode.nameable(record) for record in source.read(part)], look, seed, share, seconds)
 
 
 def _take_sound(
-    samples: pa.Table, modality: Modality, seed: int, share: int, seconds: float
+    samples: pa.Table, look: Callable[[bytes], Any], seed: int, share: int, seconds: float
 ) -> tuple[list[Any], Tally]:
     """As `_take`, of what `rescue.sound` left of a part."""
-    return _drawn([Record(**row) for row in samples.to_pylist()], modality, seed, share, seconds)
+    return _drawn([Record(**row) for row in samples.to_pylist()], look, seed, share, seconds)
 
 
 def _drawn(
-    found: list[Record], modality: Modality, seed: int, share: int, seconds: float
+    found: list[Record], look: Callable[[bytes], Any], seed: int, share: int, seconds: float
 ) -> tuple[list[Any], Tally]:
     reasons = Counter(record.reason or encode.UNREAD for record in found if record.payload is None)
     records = [record for record in found if record.payload is not None]
@@ -124,7 +155,7 @@ def _drawn(
                 break
             alive()
             try:
-                samples.append(modality.decode(records[i].payload or b""))
+                samples.append(look(records[i].payload or b""))
             except Exception as error:  # the embed stage meets this sample again and rejects it
                 reasons[encode.verdict(error)] += 1
     return samples, Tally(len(samples), reasons.total(), reasons)
@@ -141,8 +172,12 @@ def _check_any(tallies: list[Tally], chosen: list[Part], pool: Pool) -> None:
         raise RunError(f"all {those} were rejected: {seen.told()}")
 
 
-def _fit(encoder: FittedEncoder, seed: int, *taken: list[Any]) -> dict[str, NDArray[Any]]:
+def _fit(encoder: FittedEncoder, seed: int, *taken: list[Any]) -> State:
     return encoder.fit([sample for part in taken for sample in part], kmeans, seed)
+
+
+def _fit_modality(modality: FittedModality, *taken: list[Any]) -> State:
+    return modality.fit([sample for part in taken for sample in part])
 
 
 def kmeans(points: NDArray[np.float32], n_clusters: int, seed: int) -> NDArray[np.float32]:

@@ -80,7 +80,7 @@ def open_pool(config: Config) -> Pool:
         ModalityError: The path is not there, the pool is empty, a column is missing, ...
         RequestError: The run directory lies in the pool.
     """
-    modality = modalities.modality(config.modality)
+    modality = modalities.modality(config.modality, config.own)
     paths = source_paths(config)
     output = absolute(config.output or "")
     for path in (one for given in paths for one in expand_braces(given)):

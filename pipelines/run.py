@@ -11,7 +11,7 @@ from typing import Any
 import ray
 import yaml
 
-from modalities.base import FittedEncoder
+from modalities.base import FittedEncoder, FittedModality
 from pipelines.config import Config, entries
 from pipelines.embed import embed
 from pipelines.errors import EvensetError, RequestError, causes
@@ -105,7 +105,9 @@ class Runner:
         self._embedded, self._learns = is_embedded(self._pool), False
         if not self._embedded:
             config = recall(config, self._pool.modality, read_begun(self._store, "embeddings"))
-            self._learns = isinstance(build(config, self._pool.modality), FittedEncoder)
+            modality = self._pool.modality
+            self._learns = isinstance(build(config, modality), FittedEncoder)
+            self._learns |= isinstance(modality, FittedModality) and modality.learns
         self._config = config
         self._debug = debug
         self._ready = self._joined = False
@@ -255,6 +257,7 @@ class Runner:
             encoder = [f"encoder.{name}" for name in ("model", "batch_size", "dtype", "device")]
             keys = [*OWNER, *(["cluster.distance"] if self._embedded else encoder)]
             keys += ["seed"] if self._learns else []
+            keys += [key for key in values if key.startswith(f"{self._config.section}.")]
         elif stage.name == "cluster":
             # how it runs changes no result, and splitting into ones neither
             spared = {f"cluster.{key}" for key in ("shards", "num_gpus", "reduce", "memory", "checkpoint")}

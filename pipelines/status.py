@@ -63,7 +63,7 @@ def _state(store: Store, stage: Stage, done: Manifest | None) -> str:
 def _counts(counts: dict[str, Any]) -> str:
     shown = []
     for key, value in counts.items():
-        if isinstance(value, bool) or key in ("digest", "state", "notes", "reasons"):
+        if isinstance(value, bool) or key in ("digest", "state", "learned", "notes", "reasons"):
             continue
         if isinstance(value, int):
             shown.append(f"{key} {value:,}")

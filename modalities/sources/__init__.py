@@ -14,11 +14,9 @@ from modalities.sources.paths import Listing, list_files
 from modalities.sources.webdataset import WebDatasetSource
 
 FORMATS = ("auto", "files", "webdataset", "parquet", "jsonl", "txt", "embeddings")
-LATER = ("geotiff",)
 
 __all__ = [
     "FORMATS",
-    "LATER",
     "EmbeddingsSource",
     "FilesSource",
     "JsonLinesSource",
@@ -53,10 +51,6 @@ def open_source(
     Raises:
         ModalityError: the format is unknown or comes later, the path is not there, or a column is missing.
     """
-    if fmt in LATER:
-        raise ModalityError(
-            f"source.format {fmt!r} comes in a later release; now there are {', '.join(FORMATS)}."
-        )
     if fmt not in (formats := (*FORMATS, *modality.formats)):
         raise ModalityError(f"source.format {fmt!r} is unknown; there are {', '.join(formats)}.")
     listing = list_files(path, timeout)

@@ -22,6 +22,7 @@ import pytest
 from pipelines.cluster import UNFINISHED
 from pipelines.manifest import read_manifest
 from pipelines.store import Store
+from tests.modalities.scenes import values, write_scene
 
 from .conftest import blobs, rows_of
 
@@ -168,7 +169,15 @@ def documents(folder, _):
     return [f"source.path={file}", "sample.size=40", "cluster.resample.steps=1"], 200
 
 
-EXAMPLES = {"images": images, "text": documents}
+def scenes(folder, _):
+    """Two scenes, of 8 and of 16 bits, and a file that is none."""
+    write_scene(folder / "a.tif", values(4, 512, 640))
+    write_scene(folder / "b.tif", values(4, 512, 640, "uint8", seed=1))
+    (folder / "c.tif").write_bytes(b"no scene")
+    return [f"source.path={folder}", "sample.size=40"], 160
+
+
+EXAMPLES = {"images": images, "text": documents, "satellite": scenes}
 """How each example gets a small pool: the overrides, and how many samples of it are good."""
 
 

@@ -1,0 +1,340 @@
+"""What is a satellite tile? A chip of a scene with any number of bands, on its place on Earth."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from pydantic import AfterValidator, Field, PositiveInt, field_validator
+
+from modalities.base import FittedModality, ModalityError, Rejected, Settings, Source
+from modalities.chips import Chip, find_band, is_tiff, lon_lat, unpack
+from modalities.image import THUMBNAIL, Image
+from modalities.sources.files import PART_ROWS
+from modalities.sources.paths import Listing
+
+WHITE = 255.0
+"""Encoders take values from 0 to this, as of a picture."""
+
+GLIMPSE = 32
+"""Pixels a side of a chip by which ranges of values are learned."""
+
+
+def _is_range(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] >= value[1]:
+        raise ValueError(f"[{value[0]:g}, {value[1]:g}] is no range: write the smaller first")
+    return value
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_is_range)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Band = int | str
+
+
+class Percentiles(Settings):
+    """Values of the pool that become black and white, for each band its own."""
+
+    percentiles: Annotated[tuple[Percent, Percent], AfterValidator(_is_range)]
+    """[low, high], in percent"""
+
+
+class Cloud(Settings):
+    """Which pixels are clouds."""
+
+    band: Band | None = None
+    """the mask's band, by number or description, such as SCL; it is no band of the chip"""
+    values: list[int] = Field(default=[3, 8, 9, 10])
+    """its values that mean cloud or shadow; the default is of Sentinel-2's SCL"""
+
+    def share(self, mask: NDArray[Any], valid: NDArray[np.bool_]) -> float:
+        """Share of the valid pixels (rows, columns) that a mask says are cloud."""
+        return float(np.isin(mask[valid], self.values).mean()) if valid.any() else 0.0
+
+
+class SatelliteSettings(Settings):
+    """How scenes are cut into chips, and what becomes of their values."""
+
+    chip: PositiveInt | str = 256
+    """side of a chip in pixels, or in metres such as 2560m"""
+    stride: PositiveInt | str | None = None
+    """from one chip to the next, in pixels or metres; by default a chip's side, so that none overlap"""
+    edges: Literal["pad", "drop"] = "pad"
+    """chips that reach over the scene's edge: pad (where max_nodata allows it), or drop"""
+    resolution: Annotated[float, Field(gt=0)] | None = None
+    """metres a pixel at which scenes are read, from their overviews; by default their own"""
+    bands: Annotated[list[Band], Field(min_length=1, max_length=16)] | None = None
+    """the bands of a chip, by number from 1 or by description, such as [B04, B03, B02]; by default all"""
+    scale: Literal["auto", "none", "tags"] | Range | list[Range] | Percentiles = "auto"
+    """[low, high] or one such for each band, tags, none, {percentiles: [2, 98]}; auto: of all but 8 bits"""
+    max_nodata: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """the largest share of a chip without data; a chip above it is rejected"""
+    max_cloud: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """the largest share of a chip under clouds; a chip above it is rejected"""
+    cloud: Cloud = Cloud()
+    date: str | None = None
+    """where a scene's name has its date: a regular expression with groups year, month, day, doy"""
+
+    @field_validator("scale", mode="before")
+    @classmethod
+    def _is_ordered(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(end, int | float) for end in value):
+            _is_range((value[0], value[1]))
+        return value
+
+    @field_validator("chip", "stride")
+    @classmethod
+    def _is_length(cls, value: Any) -> Any:
+        if isinstance(value, str) and length_in_metres(value) is None:
+            raise ValueError(f"{value!r} is no length: write pixels such as 256, or metres such as 2560m")
+        return value
+
+    @field_validator("date")
+    @classmethod
+    def _has_groups(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groupindex
+            except re.error as error:
+                raise ValueError(f"{value!r} is no regular expression: {error}") from None
+            if "year" not in groups or not {"month", "day", "doy", "year"} >= {*groups}:
+                raise ValueError(
+                    f"{value!r} needs the group year, as in (?P<year>\\d{{4}}), and may have month, day, doy"
+                )
+        return value
+
+
+def length_in_metres(text: str) -> float | None:
+    """Return the metres of a length such as ``2560m`` or ``2.5km``, or None."""
+    found = re.fullmatch(r"([0-9_]*\.?[0-9]+)\s*(m|km)", text.strip())
+    if not found or not float(found[1]):
+        return None
+    return float(found[1]) * (1000 if found[2] == "km" else 1)
+
+
+class Satellite(FittedModality):
+    """Chips of scenes; `decode` returns (rows, columns, bands), uint8 or float32, mostly in 0..255.
+
+    Pixels without data get the mean of the chip's others in their band, which is what an encoder overlooks
+    most easily. A tile that is no TIFF is opened as a picture.
+
+    Args:
+        options: the ``satellite`` section of the config.
+    """
+
+    name: ClassVar[str] = "satellite"
+    kind: ClassVar[str] = "raster"
+    default_encoder: ClassVar[str] = "patches"
+    suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff", ".gtiff", ".jpg", ".jpeg", ".png", ".jp2")
+    columns: ClassVar[dict[str, pa.DataType]] = {
+        "scene": pa.string(),
+        "window": pa.list_(pa.int32(), 4),
+        "crs": pa.string(),
+        "bounds": pa.list_(pa.float64(), 4),
+        "lon": pa.float64(),
+        "lat": pa.float64(),
+        "datetime": pa.timestamp("us", "UTC"),
+        "nodata": pa.float32(),
+        "cloud": pa.float32(),
+    }
+    column_names: ClassVar[tuple[str, ...]] = ("image", "tile", "chip", "tif", *Image.column_names)
+    formats: ClassVar[dict[str, tuple[str, ...]]] = {"geotiff": (".tif", ".tiff", ".gtiff")}
+    layout: ClassVar[Literal["tiles", "rows"]] = "tiles"
+    settings: ClassVar[type[Settings] | None] = SatelliteSettings
+
+    def __init__(self, options: SatelliteSettings | None = None) -> None:
+        self.options = options or SatelliteSettings()
+        self._ranges: list[tuple[float, float]] = []
+
+    def open(self, format: str, listing: Listing, part_rows: int | None) -> Source:
+        """Open a pool of scenes, to cut them into chips."""
+        from modalities.sources.geotiff import GeoTiffSource
+
+        return GeoTiffSource(listing, self.options, self.formats[format], part_rows or PART_ROWS)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the range of the pool's values is wanted."""
+        return self.options.scale == "auto" or isinstance(self.options.scale, Percentiles)
+
+    def decode(self, payload: bytes) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """Return the bands asked for, scaled.
+
+        Raises:
+            Rejected: the chip is damaged or too large, has little data or much cloud, or lacks a band.
+        """
+        if not is_tiff(payload):
+            return _picked_of_picture(Image().decode(payload), self.options.bands)
+        chip, cloud = self._chip(payload)
+        if chip.nodata_fraction > self.options.max_nodata or not chip.valid.any():
+            raise Rejected(_too_much("has no data in", "max_nodata", self.options.max_nodata))
+        if cloud is not None and cloud > self.options.max_cloud:
+            raise Rejected(_too_much("is under clouds in", "max_cloud", self.options.max_cloud))
+        return self._scaled(chip)
+
+    def describe(self, sample: Any, payload: bytes) -> dict[str, Any]:
+        """Return where the chip is from, where on Earth it lies, of when it is, and what it lacks."""
+        if not is_tiff(payload):
+            return {"nodata": 0.0}
+        chip, cloud = self._chip(payload)
+        about = chip.about
+        found: dict[str, Any] = {"nodata": chip.nodata_fraction, "cloud": cloud}
+        found |= {"scene": about.get("scene"), "window": about.get("window")}
+        if about.get("datetime"):
+            found["datetime"] = datetime.fromisoformat(about["datetime"])
+        if chip.crs is not None:
+            rows, columns = chip.valid.shape
+            corners = [
+                chip.transform @ corner for corner in ((0, 0), (columns, 0), (0, rows), (columns, rows))
+            ]
+            xs, ys = zip(*corners, strict=True)
+            (lon,), (lat,) = lon_lat(chip.crs, [sum(xs) / 4], [sum(ys) / 4])
+            found |= {"crs": chip.crs.to_string(), "bounds": [min(xs), min(ys), max(xs), max(ys)]}
+            found |= {"lon": lon, "lat": lat}
+        return found
+
+    def show(self, payload: bytes, uri: str) -> str:
+        """Return an ``<img>`` of three bands, each stretched between its 2nd and 98th percentile."""
+        if not is_tiff(payload):
+            return Image().show(payload, uri)
+        title = html.escape(uri)
+        try:
+            chip, _ = self._chip(payload)
+        except Rejected as reason:
+            return f'<span class="sample" title="{title}">{html.escape(str(reason))}</span>'
+        bands = [*range(len(chip.pixels))]
+        shown = bands[:3] if len(bands) >= 3 else bands[:1]
+        if self.options.bands is None and len(bands) > 3:
+            shown = shown[::-1]  # bands are in the order of wavelengths, and red is the longest
+        planes = [_stretched(chip.pixels[band], chip.valid) for band in shown]
+        image = Pillow.fromarray(np.stack(planes, axis=2) if len(planes) == 3 else planes[0])
+        scale = THUMBNAIL / max(image.size)
+        if scale < 1 or scale >= 2:
+            whole = max(1, int(scale)) if scale > 1 else scale
+            size = (max(1, round(image.width * whole)), max(1, round(image.height * whole)))
+            image = image.resize(size, Pillow.Resampling.NEAREST if whole > 1 else Pillow.Resampling.BOX)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=85)
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        return (
+            f'<img class="sample" src="data:image/jpeg;base64,{data}" alt="{title}" title="{title}"'
+            f' width="{image.width}" height="{image.height}">'
+        )
+
+    def suffix(self, payload: bytes) -> str:
+        """Return ``.tif``, or the suffix of a picture."""
+        return ".tif" if is_tiff(payload) else Image().suffix(payload)
+
+    def glimpse(self, payload: bytes) -> Any:
+        """Return values of a chip as they are (bands, n), NaN for no data; of 8 bits nothing, if left so."""
+        if not is_tiff(payload):
+            return np.empty((0, 0), np.float32)
+        chip, _ = self._chip(payload)
+        if not chip.valid.any():
+            raise Rejected(_too_much("has no data in", "max_nodata", self.options.max_nodata))
+        if chip.pixels.dtype == np.uint8 and self.options.scale == "auto":
+            return np.empty((0, 0), np.float32)
+        steps = [max(1, size // GLIMPSE) for size in chip.valid.shape]
+        few = chip.pixels[:, :: steps[0], :: steps[1]].astype(np.float32)
+        few[:, ~chip.valid[:: steps[0], :: steps[1]]] = np.nan
+        return few.reshape(len(few), -1)
+
+    def fit(self, samples: Sequence[Any]) -> dict[str, NDArray[Any]]:
+        """Learn for each band the range of the values in glimpses of the pool."""
+        percent = self.options.scale.percentiles if isinstance(self.options.scale, Percentiles) else (2, 98)
+        ranges = []
+        for band in range(max(map(len, samples), default=0)):
+            values = np.concatenate([sample[band] for sample in samples if len(sample) > band])
+            values = values[np.isfinite(values)]
+            # of sorted values, so that nothing depends on the order in which they came
+            low, high = np.percentile(np.sort(values), percent) if len(values) else (0.0, 1.0)
+            ranges.append((float(low), float(high) if high > low else float(low) + 1))
+        state = {"ranges": np.array(ranges, np.float64).reshape(-1, 2)}
+        self.set_state(state)
+        return state
+
+    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Take the ranges that `fit` returned."""
+        if set(state) != {"ranges"} or state["ranges"].shape[1:] != (2,):
+            raise ModalityError(
+                f"The state of modality 'satellite' has the arrays {sorted(state)}, not ranges."
+            )
+        self._ranges = [(float(low), float(high)) for low, high in state["ranges"]]
+
+    def _chip(self, payload: bytes) -> tuple[Chip, float | None]:
+        """The chip with the bands asked for, and the share of its pixels that are cloud, if that is known."""
+        chip = unpack(payload)
+        if "scene" in chip.about:  # the source has picked them
+            return chip, chip.about.get("cloud")
+        bands, mask = chosen_bands(chip.bands, self.options)
+        cloud = None if mask is None else self.options.cloud.share(chip.pixels[mask], chip.valid)
+        return chip.with_bands(bands), cloud
+
+    def _scaled(self, chip: Chip) -> NDArray[np.uint8] | NDArray[np.float32]:
+        scale, pixels = self.options.scale, chip.pixels
+        if pixels.dtype == np.uint8 and scale in ("auto", "none") and chip.valid.all():
+            return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        values = pixels.astype(np.float32)
+        if scale == "tags":
+            gain, offset = (np.array(of, np.float32)[:, None, None] for of in (chip.scales, chip.offsets))
+            values = (values * gain + offset) * WHITE
+        elif scale != "none" and not (scale == "auto" and pixels.dtype == np.uint8):
+            for band, (low, high) in enumerate(self._ranges_for(len(values))):
+                values[band] = np.clip((values[band] - low) * (WHITE / (high - low)), 0, WHITE)
+        if not chip.valid.all():
+            for band in values:
+                band[~chip.valid] = band[chip.valid].mean(dtype=np.float64)
+        return np.ascontiguousarray(values.transpose(1, 2, 0))
+
+    def _ranges_for(self, bands: int) -> Sequence[tuple[float, float]]:
+        scale = self.options.scale
+        if isinstance(scale, tuple):
+            return [scale] * bands
+        ranges = scale if isinstance(scale, list) else self._ranges
+        if len(ranges) < bands:
+            raise Rejected(
+                f"It has {bands} bands, and satellite.scale has ranges for {len(ranges)}"
+                f"{'' if isinstance(scale, list) else ', as many as were seen in a sample of the pool'}."
+            )
+        return ranges[:bands]
+
+
+def chosen_bands(names: Sequence[str], options: SatelliteSettings) -> tuple[list[int], int | None]:
+    """Places of the bands that the options ask for, and of the cloud mask, if there is to be one.
+
+    Raises:
+        Rejected: one of them is not there.
+    """
+    mask = None if options.cloud.band is None else find_band(options.cloud.band, names)
+    if options.bands is not None:
+        return [find_band(band, names) for band in options.bands], mask
+    return [band for band in range(len(names)) if band != mask], mask
+
+
+def _picked_of_picture(pixels: NDArray[Any], bands: Sequence[Band] | None) -> NDArray[Any]:
+    names = ["red", "green", "blue"] if pixels.shape[2] == 3 else ["grey"]
+    return pixels if bands is None else pixels[:, :, [find_band(band, names) for band in bands]]
+
+
+def _too_much(what: str, key: str, most: float) -> str:
+    # the share itself is left out: reasons are counted, and would all differ
+    return f"The chip {what} more than {100 * most:g} % of its pixels (satellite.{key})."
+
+
+def _stretched(band: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A band (rows, columns) as a picture; black where it has no data."""
+    values = band[valid].astype(np.float64)
+    if not len(values):
+        return np.zeros(band.shape, np.uint8)
+    low, high = np.percentile(values, (2, 98))
+    drawn = np.zeros(band.shape)
+    drawn[valid] = np.clip((values - low) * (255 / (high - low)), 0, 255) if high > low else 128
+    return drawn.astype(np.uint8)

@@ -1,0 +1,198 @@
+"""A pool of scenes (GeoTIFF, COG): each is cut into chips by window, and no scene is ever read whole.
+
+A scene is one file with all its bands, or files of one band each that share their name but for its end
+(``LT5..._B1.TIF``, ``..._B2.TIF``). Files beside each other may differ in resolution; chips have the grid of
+the finest one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from modalities.base import ModalityError, Part, Record, Rejected, Source
+from modalities.chips import Window, pack
+from modalities.satellite import SatelliteSettings
+from modalities.sources.files import PART_BYTES, PART_ROWS
+from modalities.sources.paths import Listing, list_files, printable
+from modalities.sources.patience import OneThread, SlowError
+from modalities.sources.scene import BAND_NAME, Reader, Scene, described, open_raster
+
+OPENED_AT_ONCE = 16
+"""Headers of scenes read at a time while a pool is listed: on a store far away, each takes a round trip."""
+
+
+class GeoTiffSource(Source):
+    """One sample a chip; the id is ``scene#x_y_w_h``, a window in pixels of the scene.
+
+    Args:
+        listing: the files to choose from.
+        options: how scenes are cut.
+        suffixes: of files that are scenes, or bands of them.
+        part_rows: samples of a part at most.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        options: SatelliteSettings,
+        suffixes: Sequence[str],
+        part_rows: int = PART_ROWS,
+    ) -> None:
+        self._listing: Listing | None = listing
+        self._root = listing.root
+        self._paths = listing.paths
+        self._options, self._suffixes = options, tuple(suffixes)
+        self._part_rows = part_rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_listing": None}
+
+    def parts(self) -> list[Part]:
+        """Cut scenes into parts of at most `part_rows` chips and about `PART_BYTES` bytes of them."""
+        listing = self._listing or list_files(self._paths)
+        names = [file.name for file in listing.having(self._suffixes)]
+        if not names:
+            raise ModalityError(
+                f"The pool is empty: source.path {self._root.url!r} holds no {', '.join(self._suffixes)} file"
+                f" ({len(listing.files)} of other kinds)."
+            )
+        groups = _grouped(names)
+        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+            scenes = [scene for found in pool.map(self._scenes, groups.items()) for scene in found]
+        return list(_parts(sorted(scenes, key=lambda scene: scene.name), self._part_rows))
+
+    def read(self, part: Part) -> Iterator[Record]:
+        """Cut out the chips of a part; one that cannot be read is a record with a reason."""
+        for scene, windows in _cut(part):
+            if scene.broken:
+                yield self._record(scene, None, None, scene.broken)
+                continue
+            try:
+                with self._opened(scene.files) as (thread, files):
+                    reader = thread(lambda: Reader(scene, files, self._options))  # noqa: B023 - called here
+                    while windows:
+                        try:
+                            payload, reason = pack(thread(partial(reader.chip, windows[0]))), None
+                        except Rejected as why:
+                            payload, reason = None, str(why)
+                        yield self._record(scene, windows.pop(0), payload, reason)
+            except (Rejected, SlowError) as why:  # of the scene; one that does not answer is not asked again
+                for window in windows:
+                    yield self._record(scene, window, None, str(why))
+
+    def unread(self, part: Part, reason: str) -> Iterator[Record]:
+        """Name the chips of a part."""
+        for scene, windows in _cut(part):
+            wanted: Sequence[Window | None] = windows or [None]
+            for window in wanted:
+                yield self._record(scene, window, None, scene.broken or reason)
+
+    def _record(
+        self, scene: Scene, window: Window | None, payload: bytes | None, reason: str | None
+    ) -> Record:
+        where = "" if window is None else f"#{'_'.join(map(str, window))}"
+        return Record(f"{scene.name}{where}", f"{self._root.uri(scene.files[0])}{where}", payload, reason)
+
+    @contextmanager
+    def _opened(self, names: Sequence[str]) -> Iterator[tuple[OneThread, list[Any]]]:
+        """The files of a scene, and the thread that alone may read them: GDAL ties them to it.
+
+        Raises:
+            Rejected: one of them is gone, or no GeoTIFF.
+            SlowError: they do not open in time.
+        """
+        thread = OneThread(self._root.timeout)
+        files: list[Any] = []
+        try:
+            for name in names:
+                files.append(thread(partial(open_raster, self._root, name)))
+            yield thread, files
+        finally:
+            thread.close(partial(_close, files))
+
+    def _scenes(self, group: tuple[str, list[str]]) -> list[Scene]:
+        """The scene of a group of files; one each where they turn out to hold more than a band."""
+        name, names = group
+        label = self._root.label(name)
+        if printable(name) != name:
+            return [Scene(label, names, broken="The file name is not valid UTF-8.")]
+        try:
+            with self._opened(names) as (thread, files):
+                if len(files) > 1 and any(
+                    file.count > 1 and BAND_NAME.fullmatch(PurePosixPath(n).stem)
+                    for n, file in zip(names, files, strict=True)
+                ):
+                    return [scene for n in names for scene in self._scenes((n, [n]))]
+                return [thread(lambda: described(label, names, files, self._options))]
+        except (Rejected, SlowError) as reason:
+            return [Scene(label, names, broken=str(reason))]
+
+
+def _close(files: Sequence[Any]) -> None:
+    for file in files:
+        file.close()
+
+
+def _grouped(names: Sequence[str]) -> dict[str, list[str]]:
+    """Scenes by name with their files: those of one band each together, in the order of their bands."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        found = BAND_NAME.fullmatch(path.stem)
+        scene = path.with_name(found["scene"]) if found else path.with_suffix("")
+        groups.setdefault(str(scene), []).append(name)
+    whole: dict[str, list[str]] = {}
+    for name, files in groups.items():
+        if len(files) > 1 and any(BAND_NAME.fullmatch(PurePosixPath(file).stem) for file in files):
+            whole[name] = sorted(files, key=_natural)
+        else:
+            whole |= {file: [file] for file in files}
+    return whole
+
+
+def _natural(name: str) -> list[Any]:
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)]
+
+
+def _parts(scenes: Sequence[Scene], part_rows: int) -> Iterator[Part]:
+    """Runs of chips: of one scene, or of several small ones."""
+    run: list[Scene] = []
+    index, rows, room = 0, 0, PART_BYTES
+
+    def part(scenes: list[Scene], start: int, stop: int) -> Part:
+        return Part(index, {"scenes": [asdict(scene) for scene in scenes], "start": start, "stop": stop})
+
+    for scene in scenes:
+        count = len(scene)
+        if run and (rows + count > part_rows or count * scene.bytes > room):
+            yield part(run, 0, rows)
+            index, run, rows, room = index + 1, [], 0, PART_BYTES
+        most = max(1, min(part_rows, PART_BYTES // max(scene.bytes, 1)))
+        if count > most:
+            for start in range(0, count, most):
+                yield part([scene], start, min(start + most, count))
+                index += 1
+            continue
+        run.append(scene)
+        rows, room = rows + count, room - count * scene.bytes
+    if run:
+        yield part(run, 0, rows)
+
+
+def _cut(part: Part) -> Iterator[tuple[Scene, list[Window]]]:
+    """The scenes of a part, each with those of its windows that are in it; none where it is broken."""
+    start, stop = part.spec["start"], part.spec["stop"]
+    for spec in part.spec["scenes"]:
+        scene = Scene(**spec)
+        windows = [] if scene.broken else scene.windows()
+        count = len(windows) or 1
+        if start < count and stop > 0:
+            yield scene, windows[max(0, start) : stop]
+        start, stop = start - count, stop - count
