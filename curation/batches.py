@@ -42,6 +42,7 @@ def start(
     n_clusters: int,
     place: tuple[int, int, int],
     directions: Handle | None,
+    judges: int = JUDGES,
 ) -> tuple[list[Handle], int]:
     """Labels of a view's points by the nearest of `n_clusters` drawn seeds.
 
@@ -51,6 +52,7 @@ def start(
         n_clusters: Seeds wanted.
         place: (seed, level, resampling step), the salt of the draws.
         directions: Handle of the directions to look along; None for all dimensions.
+        judges: Points a seed, in the mean, that judge the points drawn for a batch.
 
     Returns:
         The labels, a handle a block, and the number of seeds: fewer than wanted where there are fewer
@@ -61,7 +63,7 @@ def start(
     found = empty = batch = 0
     while found < n_clusters and empty < 2:
         wanted = min(n_clusters - found, max(FIRST, found))
-        share = JUDGES * (found + wanted) / max(1, count)
+        share = judges * (found + wanted) / max(1, count)
         step = partial(_batch, workers, view, own, wanted, found, share, (*place, batch), directions)
         own, more = workers.attempt(step, lambda: None)
         found += more

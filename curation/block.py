@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from curation import batches, chance, division, exact, resampling, sketch
 from curation.assign import Assigner, Centroids
-from curation.assignment import Sums, assigned, moved
+from curation.assignment import Sums, approached, assigned, moved
 from curation.candidates import Candidates, Lists
 from curation.division import Seeds, Share
 from curation.errors import WorkerRestartedError
@@ -343,6 +343,25 @@ class PointBlock:
         points, last = self._points(view), None if own is None else own.first
         centroids = slices[n_slices:]
         labels, parts = assigned(points, self.assigner, centroids, candidates, start, last, swaps=False)
+        return labels, *parts
+
+    def approach(
+        self,
+        own: None,
+        view: str,
+        directions: Directions,
+        candidates: Candidates,
+        n_slices: int,
+        *slices: NDArray[np.float32],
+    ) -> Any:
+        """Assigns a view as `hint` does, by way of `assignment.approached` rather than of the whole sketch.
+
+        Arguments and result are those of `hint`; nobody has labels yet.
+        """
+        flat = Centroids(np.concatenate(slices[:n_slices]))
+        start = approached(self._points(view, directions), self.assigner, flat, candidates)
+        points, centroids = self._points(view), slices[n_slices:]
+        labels, parts = assigned(points, self.assigner, centroids, candidates, start, None, swaps=False)
         return labels, *parts
 
     # --- swaps ------------------------------------------------------------------------------

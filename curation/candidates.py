@@ -32,11 +32,13 @@ class Candidates:
         groups: Group of each centroid (k,), int32.
         offsets: Where the candidates of each group start and the last ones end (groups + 1,), int64.
         members: The candidates, group after group, ascending within each, int32.
+        middles: Means of the groups (groups, d), by which a point without a last centroid finds one's group.
     """
 
     groups: NDArray[np.int32]
     offsets: NDArray[np.int64]
     members: NDArray[np.int32]
+    middles: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def nearby(centroids: NDArray[np.float32], neighbours: int = NEIGHBOURS, threads
     each(threads, look, np.array_split(np.arange(len(middles)), 4 * threads))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     places = np.arange(offsets[-1]) + np.repeat(room[:-1] - offsets[:-1], counts)
-    return Candidates(groups, offsets, found[places])
+    return Candidates(groups, offsets, found[places], middles)
 
 
 def _grouped(centroids: NDArray[np.float32], threads: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -20,8 +20,8 @@ ITERATIONS = 24
 """Of a fit until it gains less than its tolerance; without one it goes on to the most it may make."""
 LLOYD_ITERATIONS = 25
 """The same where every iteration scans all centroids."""
-RESAMPLED_ITERATIONS = 20
-"""The same on resampled points."""
+PASSING_ITERATIONS = 4
+"""The same of a fit that only chooses points for another, as in `curation.fit`."""
 CANDIDATES = 85
 """Centroids that a point compares itself with in an iteration, in the mean."""
 FEW = 512
@@ -33,6 +33,9 @@ FIRST_SEEDS = 8
 OVERDRAW = 4
 """Points that a batch draws for a seed, as there, which `JUDGES` points a seed compare themselves with."""
 JUDGES = 16
+PASSING_JUDGES = 4
+LOOKS = 4
+"""Looks at candidates in the sketch by which a point finds its cluster between two resampling steps."""
 SPARSE = 32
 """Points a cluster below which seeds are drawn in all dimensions, as in `curation.fit`."""
 SKETCH = 48
@@ -130,10 +133,10 @@ class Crew:
     round: float = ROUND
 
 
-def fit_work(n: int, d: int, k: int, plan: Plan, iterations: int = ITERATIONS) -> Work:
+def fit_work(n: int, d: int, k: int, plan: Plan) -> Work:
     """One k-means fit of n points (n, d) with k clusters, without the assignment that follows it."""
     candidates, lloyd = near(k), plan.algorithm == "lloyd"
-    expected = LLOYD_ITERATIONS if lloyd else iterations
+    expected = LLOYD_ITERATIONS if lloyd else PASSING_ITERATIONS if plan.passing else ITERATIONS
     times = min(expected, plan.max_iter) if plan.tol > 0 else plan.max_iter
     work = _start(n, d, k, plan)
     if lloyd or candidates == k:
@@ -146,7 +149,7 @@ def fit_work(n: int, d: int, k: int, plan: Plan, iterations: int = ITERATIONS) -
         between=neighbour_work(k, d),
         rounds=3,
     )
-    return work + each * times + far_work(n, d, k) * FAR_SCANS
+    return work + each * times + far_work(n, d, k) * (0 if plan.passing else FAR_SCANS)
 
 
 def near(k: int) -> int:
@@ -183,13 +186,14 @@ def _start(n: int, d: int, k: int, plan: Plan) -> Work:
         return Work(scanned=float(n) * k * drawn, read=float(n) * k, updated=float(n) * k, rounds=2 * k)
     sizes = _batch_sizes(k)
     totals = itertools.accumulate(sizes)
-    pairs = [OVERDRAW * size * min(n, JUDGES * total) for size, total in zip(sizes, totals, strict=True)]
+    judges = PASSING_JUDGES if plan.passing else JUDGES
+    pairs = [OVERDRAW * size * min(n, judges * total) for size, total in zip(sizes, totals, strict=True)]
     judged = float(sum(pairs[1:]))  # nobody judges the first
     rounds = Work(rounds=5 * len(sizes))
     if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d) or (n < SPARSE * k and not plan.passing):
         return rounds + Work(scanned=float(n) * k + judged, read=len(sizes) * n, updated=n)
-    # the seeds attract points, and their means once more
-    return rounds + far_work(n, d, k) * 2 + Work(sketched=judged)
+    # the seeds attract points, and most often their means once more
+    return rounds + far_work(n, d, k) * (1 if plan.passing else 2) + Work(sketched=judged)
 
 
 def _batch_sizes(k: int) -> list[int]:
@@ -207,18 +211,27 @@ def prepared_work(n: int) -> Work:
 def level_work(recipe: Recipe, level: int, n: int, d: int) -> Work:
     """A level of a tree: its fit, its resampling steps, and the assignment of its n inputs in the end."""
     k = min(recipe.n_clusters[level - 1], n)
-    work = fit_work(n, d, k, recipe.plan) + scan_work(n, k)
     points = recipe.points_of(level, n)
-    if points:
-        step = fit_work(min(n, points * k), d, k, recipe.plan, RESAMPLED_ITERATIONS) + _reassignment(n, d, k)
-        work += step * recipe.resample_steps
-    return work
+    if not points:
+        return fit_work(n, d, k, recipe.plan) + scan_work(n, k)
+    taken = min(n, points * k)
+    work = fit_work(n, d, k, recipe.passing) + _reassignment(n, d, k) * recipe.resample_steps
+    work += fit_work(taken, d, k, recipe.passing) * (recipe.resample_steps - 1)
+    return work + fit_work(taken, d, k, recipe.plan) + scan_work(n, k)
 
 
 def _reassignment(n: int, d: int, k: int) -> Work:
     """All inputs find their cluster after a resampling step, and its closest points are chosen."""
-    scan = scan_work(n, k) if k <= FEW else far_work(n, d, k)
-    return scan + Work(updated=n, rounds=2)
+    chosen = Work(updated=n, rounds=2)
+    if k <= FEW or not is_sketched(d):
+        return scan_work(n, k) + chosen
+    looks = k / GROUP + LOOKS * CANDIDATES
+    found = Work(sketched=n * looks, read=n * SKETCH * LOOKS / d, updated=n, rounds=2)
+    return (
+        found
+        + Work(restricted=float(n) * CANDIDATES, blocks=k / GROUP, between=neighbour_work(k, d))
+        + chosen
+    )
 
 
 def tree_work(recipe: Recipe, n: int, d: int) -> list[Work]:

@@ -13,6 +13,7 @@ from curation.batches import start
 from curation.candidates import Lists
 from curation.checkpoint import Checkpoint, Standing
 from curation.errors import CurationError, RegroupError
+from curation.merits import FEW_JUDGES, JUDGES
 from curation.seeding import seed
 from curation.workers import Handle, Workers
 
@@ -209,7 +210,9 @@ class Descent:
 
     def drawn(self, n_clusters: int, directions: Handle | None) -> tuple[int, list[int]]:
         """D^2 sampling in batches as a start: labels; the number of seeds, and sizes of the slices."""
-        self.at.own, found = start(self.workers, self.view.name, n_clusters, self.view.place, directions)
+        judges = FEW_JUDGES if self.plan.passing else JUDGES
+        where = self.view.name, n_clusters, self.view.place, directions
+        self.at.own, found = start(self.workers, *where, judges)
         n_slices = min(self.workers.n_slices, found)
         edges = [found * i // n_slices for i in range(n_slices + 1)]
         return found, [high - low for low, high in itertools.pairwise(edges)]

@@ -9,6 +9,8 @@ reaches the same objective or a lower one at a fraction of the cost:
 3. every other iteration moves centroids from where they are hardly missed to where one is (`swaps`);
 4. now and then a scan of the sketch lets points find better centroids further off (`PointBlock.hint`).
 
+A fit that only chooses points for another makes three iterations with swaps and one without.
+
 With few clusters, candidates stop paying and every iteration scans them all.
 """
 
@@ -37,6 +39,7 @@ _SPARSE = 32  # points a cluster below which the start looks along all dimension
 _SHARE = 0.25  # of all centroids: candidates that are more do not pay
 _HINTS = (2, 4, 8)  # iterations that begin with a scan of the sketch
 _CALM = 500  # swaps end when fewer than one in so many clusters was swapped
+_BRISK = 3  # iterations of a fit that only passes points on, all with swaps, before its last one
 
 
 def directions_of(workers: Workers, place: tuple[int, int]) -> Handle | None:
@@ -99,6 +102,8 @@ class _Fast(Descent):
         if not self.taken_up():
             found = self._begin(n_clusters)
             self.at = replace(self.at, found=found, swapped=n_clusters, few=n_clusters <= FEW)
+        if self.plan.passing:
+            return self._pass()
         while self.at.n_iter < self.plan.max_iter:
             self.saved()
             at, number = self.at, self.at.n_iter + 1
@@ -115,6 +120,18 @@ class _Fast(Descent):
             if scanned and not trial and not (gained and any(part.moved for part in news)):
                 break
             self.at.sure = not gained  # before it ends, points look further off once more
+        return Fit(self.at.slices, self.at.found, self.at.n_iter)
+
+    def _pass(self) -> Fit:
+        """Swaps, then one iteration without: the points closest to a centroid do not hang on the rest."""
+        most = min(_BRISK + 1, self.plan.max_iter)
+        while self.at.n_iter < most:
+            self.saved()
+            number = self.at.n_iter + 1
+            swaps = number < most and self.at.found > 1
+            self.gained(self.step(partial(self._iterate, number, False, swaps)))
+            if swaps:
+                self.at.swapped = self.at.moved
         return Fit(self.at.slices, self.at.found, self.at.n_iter)
 
     def _begin(self, n_clusters: int) -> int:
@@ -135,7 +152,7 @@ class _Fast(Descent):
 
         def lift() -> list[Handle]:
             self.at.own = drawn
-            if directions is not None:
+            if directions is not None and not self.plan.passing:
                 flat = self.lifted(sizes, directions)
                 self.assign(directions, flat)
             return self.lifted(sizes, None)
@@ -245,7 +262,7 @@ def labelled(
             flat = [workers.slice(i, "sketched", part, along) for i, part in enumerate(slices)]
             near, _ = workers.slice(0, "candidates", *flat, returns=2)
             told = workers.points(
-                "hint",
+                "approach",
                 view.name,
                 along,
                 near,

@@ -24,6 +24,9 @@ from curation.points import Points
 JUDGES = 16
 """Points a seed, in the mean, that judge the points drawn for a batch."""
 
+FEW_JUDGES = 4
+"""The same for a fit that only chooses points for another: swaps mend what they miss."""
+
 _TOGETHER = 2048  # drawn points among which the best are looked for: their rows fit a core's cache
 
 

@@ -41,7 +41,7 @@ _PATIENCE = 5.0  # seconds for a shard to clear away its file
 _PATIENT = 600.0  # seconds for a shard to be reached again
 _GLANCE = 5.0  # seconds between two looks at the machines
 _GONE = "a machine was lost with what it held"
-_SUMMED = frozenset({"assign", "hint", "reduce", "halves"})  # methods that return `Partial`s
+_SUMMED = frozenset({"assign", "hint", "approach", "reduce", "halves"})  # methods that return `Partial`s
 _ALONE = 1_000_000  # centroids of a level below that one actor takes and clusters by itself
 
 

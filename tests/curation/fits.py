@@ -63,6 +63,7 @@ def fitted(
     chunk_rows: int = 10**9,
     weights: NDArray[np.int64] | None = None,
     asked: dict[str, int] | None = None,
+    exactly: bool = True,
     **plan: Any,
 ) -> Result:
     """Fits rows on the grid.
@@ -78,6 +79,7 @@ def fitted(
         chunk_rows: Rows of a file that a pass holds at a time.
         weights: Weights (n,).
         asked: Filled with how often each method was called.
+        exactly: Label by full scans; else as between two resampling steps.
         plan: See `Plan`.
     """
     order = np.arange(len(rows))
@@ -97,9 +99,9 @@ def fitted(
     workers = Counted(held, slices)
     view = View(workers, EVERYTHING, len(rows), (0, 1, 0), directions_of(workers, (0, 1)))
     fit = fit_centroids(view, n_clusters, Plan(**plan))
-    own = labelled(view, fit.slices, fit.n_clusters, exactly=True)
+    own = labelled(view, fit.slices, fit.n_clusters, exactly=exactly)
     kept, _, inertia, keep = settled(workers, own, fit.slices)
-    assert keep.all()
+    assert keep.all() or not exactly
     labels = np.empty(len(rows), np.int64)
     labels[order] = np.concatenate([part.first for part in own])
     if asked is not None:

@@ -26,6 +26,14 @@ def slow_groups(centroids):
     return np.searchsorted(kept, nearest), middles[kept]
 
 
+def test_middles_are_those_of_the_groups():
+    centroids = on_grid(blobs(900, 6, 60))
+    found = nearby(centroids)
+    groups, middles = slow_groups(centroids)
+    assert np.array_equal(found.middles, middles)
+    assert len(found.middles) == len(found.offsets) - 1 == groups.max() + 1
+
+
 def slow_nearby(centroids, neighbours):
     groups, middles = slow_groups(centroids)
     members = []

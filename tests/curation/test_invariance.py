@@ -106,6 +106,22 @@ def test_the_pool_of_many_clusters_runs_every_part_of_the_recipe():
         assert asked.get(part, 0) > 0
 
 
+def test_fits_that_only_choose_points_are_brief_and_the_same():
+    rows, k, _ = MANY
+    asked = {}
+    twin = fitted(rows, k, exactly=False, passing=True, asked=asked)
+    assert asked["approach"] == 1
+    assert twin.n_iter == 4
+    for variant in ("three blocks", "tiles of 1000 rows and two threads", "a product that errs as it may"):
+        assert fitted(rows, k, exactly=False, passing=True, **VARIANTS[variant]) == twin
+
+
+def test_rough_labels_are_of_near_centroids():
+    rows, k, _ = MANY
+    rough, exact = (fitted(rows, k, exactly=exactly, passing=True) for exactly in (False, True))
+    assert exact.inertia <= rough.inertia <= 1.1 * exact.inertia
+
+
 def test_leaving_close_calls_to_float32_would_be_seen():
     """On a lattice, where many points are as near to one centroid as to another."""
     rows = on_grid(np.random.default_rng(0).integers(0, 5, (20_000, 8)) + 0.1)
