@@ -38,12 +38,14 @@ LOOKS = 4
 """Looks at candidates in the sketch by which a point finds its cluster between two resampling steps."""
 SPARSE = 32
 """Points a cluster below which seeds are drawn in all dimensions, as in `curation.fit`."""
+SMALL, LITTLE = 2**24, 2**31
+"""Coordinates, and those times clusters, up to which seeds are found one by one, as in `curation.fit`."""
 SKETCH = 48
 """Dimensions of the sketch, as in `curation.sketch`; there is one where points have `SKETCHED` as many."""
 SKETCHED = 3
 FAR_SCANS = 4
 """Scans of all centroids in the sketch during a fit: those of its hints, and the last."""
-UPDATES = 5.0
+UPDATES = 3.0
 """Time of an update with its swaps over that of adding up the rows of each cluster."""
 NEIGHBOURHOOD = 256
 """Centroids among which the neighbours of a centroid are looked for."""
@@ -184,6 +186,8 @@ def _start(n: int, d: int, k: int, plan: Plan) -> Work:
     if plan.init == "k-means++":  # each step reads all rows for its few candidates
         drawn = 2 + int(math.log(k))
         return Work(scanned=float(n) * k * drawn, read=float(n) * k, updated=float(n) * k, rounds=2 * k)
+    if plan.algorithm != "lloyd" and is_small(n, d, k):
+        return Work(scanned=float(n) * k * (2 + int(math.log(k))), read=float(n) * k, rounds=k)
     sizes = _batch_sizes(k)
     totals = itertools.accumulate(sizes)
     judges = PASSING_JUDGES if plan.passing else JUDGES
@@ -194,6 +198,11 @@ def _start(n: int, d: int, k: int, plan: Plan) -> Work:
         return rounds + Work(scanned=float(n) * k + judged, read=len(sizes) * n, updated=n)
     # the seeds attract points, and most often their means once more
     return rounds + far_work(n, d, k) * (1 if plan.passing else 2) + Work(sketched=judged)
+
+
+def is_small(n: int, d: int, k: int) -> bool:
+    """Whether seeds are found one by one."""
+    return n * d <= SMALL if k <= FEW else k <= 2 * FEW and n * d * k <= LITTLE
 
 
 def _batch_sizes(k: int) -> list[int]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation import candidates, cost, fit, shards, sketch
+from curation import batches, candidates, cost, fit, merits, shards, sketch
 from curation.cost import Crew, Rates, Work, fit_work, level_work, scan_work, seconds
 from curation.descent import Plan
 from curation.recipe import Recipe
@@ -30,6 +30,10 @@ def test_the_constants_that_the_engine_has_too_are_the_same():
     assert cost.GROUP == candidates.GROUP
     assert cost.SKETCH == sketch.SIZE
     assert cost.ALONE == shards._ALONE
+    assert (cost.SMALL, cost.LITTLE, cost.SPARSE) == (fit._SMALL, fit._LITTLE, fit._SPARSE)
+    assert fit._BRISK + 1 == cost.PASSING_ITERATIONS
+    assert (cost.OVERDRAW, cost.JUDGES) == (batches.OVERDRAW, merits.JUDGES)
+    assert cost.PASSING_JUDGES == merits.FEW_JUDGES
     first = next(d for d in range(1, 10_000) if sketch.pays(d))
     assert first == cost.SKETCH * cost.SKETCHED
 
