@@ -6,7 +6,7 @@ The modalities in this package use nothing else, and neither does a plugin.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -204,8 +204,10 @@ class Encoder(ABC):
         spec: the name it was asked for by.
         dim: length of an embedding.
         batch_size: rows of every model batch; shorter batches are filled up.
-        input_shape: shape of a prepared raster, None for text.
-        input_dtype: dtype of a prepared raster, None for text.
+        input_shape: shape of a prepared sample that is an array, -1 for a length that varies; None for a str.
+        input_dtype: dtype of a prepared sample that is an array, None for a str.
+        truncates: it may read a part of a sample alone, and `is_truncated` says of which.
+        measured: any `batch_size` would do, and which is fast is to be found out where the model runs.
     """
 
     accepts: ClassVar[tuple[str, ...]]
@@ -214,6 +216,15 @@ class Encoder(ABC):
     batch_size: int
     input_shape: tuple[int, ...] | None = None
     input_dtype: np.dtype[Any] | None = None
+    truncates: bool = False
+    measured: bool = False
+
+    def open(self) -> None:  # noqa: B027 - most encoders need nothing
+        """Open what `prepare` needs, such as a tokenizer; called once before it in each process.
+
+        Raises:
+            ModalityError: it is not there.
+        """
 
     @abstractmethod
     def prepare(self, sample: Any) -> NDArray[Any] | str:
@@ -249,6 +260,21 @@ class Encoder(ABC):
             (len(batch), dim).
         """
 
+    def is_truncated(self, sample: Any, prepared: NDArray[Any] | str) -> bool:
+        """Return whether a part of a decoded sample alone is encoded."""
+        return False
+
+    def outcomes(
+        self,
+        batches: Iterable[tuple[Sequence[NDArray[Any] | str], Sequence[NDArray[Any] | str] | None]],
+    ) -> Iterator[NDArray[np.float32] | Exception]:
+        """Encode batches one after another, as `encode` does; what it raises stands in place of a result."""
+        for batch, like in batches:
+            try:
+                yield self.encode(batch, like)
+            except Exception as error:  # whatever a model raises goes to who asked for its result
+                yield error
+
     def order(self, prepared: Sequence[NDArray[Any] | str]) -> NDArray[np.int64]:
         """Return the order in which rows are cut into batches, a permutation of ``range(n)``."""
         return np.arange(len(prepared), dtype=np.int64)
@@ -270,9 +296,11 @@ class Encoder(ABC):
         """
         embeddings = np.full((len(prepared), self.dim), np.nan, dtype=np.float32)
         reasons: list[str | None] = [None] * len(prepared)
-        for rows in self.batches(prepared):
-            embeddings[rows], found = self.encode_batch([prepared[i] for i in rows], range(len(rows)))
-            for row, reason in zip(rows, found, strict=True):
+        batches = self.batches(prepared)
+        found = self.outcomes(([prepared[i] for i in rows], None) for rows in batches)
+        for rows, outcome in zip(batches, found, strict=True):
+            embeddings[rows], told = self._judged([prepared[i] for i in rows], range(len(rows)), outcome)
+            for row, reason in zip(rows, told, strict=True):
                 reasons[row] = reason
         return embeddings, reasons
 
@@ -296,18 +324,28 @@ class Encoder(ABC):
         Raises:
             RuntimeError: every row of a full batch failed, so it is the encoder that is broken.
         """
+        if len(places) == len(batch):
+            (outcome,) = self.outcomes([(batch, None)])
+        else:
+            stand_in = [batch[places[0]]] * len(batch)
+            for place in places:
+                stand_in[place] = batch[place]
+            (outcome,) = self.outcomes([(stand_in, batch)])
+        return self._judged(batch, places, outcome)
+
+    def _judged(
+        self,
+        batch: Sequence[NDArray[Any] | str],
+        places: Sequence[int],
+        outcome: NDArray[np.float32] | Exception,
+    ) -> tuple[NDArray[np.float32], list[str | None]]:
+        """As `encode_batch`, of what came of the batch as a whole."""
         reasons: list[str | None] = [None] * len(places)
-        embeddings = np.empty((len(places), self.dim), np.float32)
-        try:
-            if len(places) == len(batch):
-                embeddings[:] = self.encode(batch)
-            else:
-                stand_in = [batch[places[0]]] * len(batch)
-                for place in places:
-                    stand_in[place] = batch[place]
-                embeddings[:] = self.encode(stand_in, like=batch)[list(places)]
-        except Exception:  # whatever a model raises: its rows are tried again, each with its reason
+        if isinstance(outcome, Exception) or np.shape(outcome) != (len(batch), self.dim):
+            # a row may be at fault: all are tried again, each with its reason
             embeddings, reasons = self._encode_singly(batch, places)
+        else:
+            embeddings = np.array(outcome, np.float32)[list(places)]
         for row in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)):
             embeddings[row] = np.nan
             reasons[row] = (
@@ -323,7 +361,10 @@ class Encoder(ABC):
         failures = 0
         for row, place in enumerate(places):
             try:
-                embeddings[row] = self.encode([batch[place]], like=batch)[0]
+                found = np.asarray(self.encode([batch[place]], like=batch))
+                if found.shape != (1, self.dim):
+                    raise ValueError(f"it returned the shape {found.shape} instead of {(1, self.dim)}")
+                embeddings[row] = found[0]
             except Exception as error:
                 failures += 1
                 reasons[row] = f"The encoder {self.spec} failed on it ({type(error).__name__}: {error})."

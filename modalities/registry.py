@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from modalities import plugins
@@ -21,16 +22,20 @@ ENCODERS = {
     "open_clip": "modalities.encoders.open_clip:OpenClip",
     "timm": "modalities.encoders.timm:Timm",
     "sentence-transformers": "modalities.encoders.sentence_transformers:SentenceTransformers",
+    "hf": "modalities.encoders.hugging_face:HuggingFace",
 }
 
 DECLARED = ("name", "kind", "default_encoder", "suffixes", "columns", "column_names")
 """What every modality says of itself."""
 
-TAKEN = {"id", "uri", "key", "embedding", "payload", "prepared", "reason", "part", "lost"}
+TAKEN = {"id", "uri", "key", "embedding", "payload", "prepared", "reason", "part", "lost", "truncated"}
 """Columns that the tables of a run have, whatever the modality."""
 
 EncoderFactory = Callable[..., Encoder]
-"""(argument, *, kind, batch_size, dtype, device) -> Encoder; the argument is what follows the first colon."""
+"""(argument, *, kind, batch_size, dtype, device) -> Encoder; the argument is what follows the first colon.
+
+One that takes ``pooling`` or ``long_text`` as well is given them where the config sets them.
+"""
 
 
 def modality(name: str, settings: Settings | None = None) -> Modality:
@@ -97,18 +102,20 @@ def encoder(
     batch_size: int | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    **options: str,
 ) -> Encoder:
     """Return the encoder of a model string, not yet loaded.
 
     Args:
         spec: ``patches``, ``open_clip:ARCH/PRETRAINED``, ``timm:ARCH.TAG``, ``sentence-transformers:NAME``,
-            ``NAME:...`` with the name of a plugin (entry points in ``evenset.encoders``), or
+            ``hf:NAME``, ``NAME:...`` with the name of a plugin (entry points in ``evenset.encoders``), or
             ``package.module:Class:...``.
         modality: what it has to encode.
         batch_size: rows of a model batch; None takes the encoder's own.
         dtype: arithmetic of the model, ``float32``, ``bfloat16`` or ``float16``; None or ``auto`` takes what
             is fast where it runs.
         device: ``cpu``, ``cuda``, ...; None takes a GPU where there is one.
+        options: of ``encoder`` in the config that not every encoder has, ``pooling`` and ``long_text``.
 
     Raises:
         ModalityError: there is no such encoder, or several, it is broken, or cannot encode this modality.
@@ -123,8 +130,12 @@ def encoder(
             f"encoder.model {spec!r} encodes {' or '.join(kinds)} samples, but modality {modality.name!r} has"
             f" {modality.kind} samples; its default is {modality.default_encoder!r}."
         )
+    if options:
+        _check_options(factory, spec, options)
     try:
-        found = factory(argument, kind=modality.kind, batch_size=batch_size, dtype=dtype, device=device)
+        found = factory(
+            argument, kind=modality.kind, batch_size=batch_size, dtype=dtype, device=device, **options
+        )
     except ModalityError:
         raise
     except Exception as error:  # a class of somebody else's may raise anything
@@ -132,6 +143,15 @@ def encoder(
     if not isinstance(found, Encoder):
         raise plugin.broken(f"{plugin.target}(...) is {found!r}, which is no modalities.Encoder")
     return found
+
+
+def _check_options(factory: EncoderFactory, spec: str, options: Iterable[str]) -> None:
+    taken = inspect.signature(factory).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
+        return
+    for option in options:
+        if option not in taken:
+            raise ModalityError(f"encoder.{option}: the encoder {spec!r} knows none; leave it out.")
 
 
 def source(

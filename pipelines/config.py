@@ -51,11 +51,17 @@ class Encoder(Section):
     """What turns a sample into an embedding. What is auto is settled once a run, and kept."""
 
     model: str = "auto"
-    """auto (the modality's offline encoder), patches, open_clip:ARCH/TAG, sentence-transformers:NAME"""
+    """auto (offline), patches, open_clip:ARCH/TAG, timm:ARCH.TAG, sentence-transformers:NAME, hf:NAME"""
     batch_size: Auto | PositiveInt = "auto"
     """samples in a batch of the model"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """the model's arithmetic: auto, float32, bfloat16 or float16"""
+    long_text: Literal["truncate", "windows"] = "truncate"
+    """a text longer than the model reads: truncate (it is marked and counted), or windows (their mean)"""
+    pooling: Literal["auto", "mean", "cls"] = "auto"
+    """of hf models: mean of all tokens, or cls, the first; auto: mean of texts, cls of images that have it"""
+    normalize: Literal["unit", "centre", "none"] = "unit"
+    """unit (norm 1), centre (the pool's mean subtracted, then norm 1), or none (as they are, in float32)"""
     actors: Auto | tuple[PositiveInt, PositiveInt] = "auto"
     """[min, max] encoder actors; auto: from 1 to one a GPU, or to one a CPU but one"""
     num_gpus: Auto | Annotated[float, Field(ge=0)] = "auto"
@@ -238,6 +244,12 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """every random choice follows from it and from the sample's id"""
     ray: Ray = Ray()
+
+    @model_validator(mode="after")
+    def _cosine_takes_unit_rows(self) -> Config:
+        if self.encoder.normalize == "none" and self.cluster.distance == "cosine":
+            raise ValueError("encoder.normalize: cosine clusters unit rows: write unit or centre, not none")
+        return self
 
     @model_validator(mode="after")
     def _embeddings_have_no_files(self) -> Config:

@@ -17,11 +17,12 @@ from ray.data import Dataset
 
 from modalities.base import Encoder, FittedEncoder, FittedModality, Part
 from modalities.sources.embeddings import EmbeddingsSource
-from pipelines import encode, fitting, rescue, stream, written
+from pipelines import centring, encode, fitting, rescue, stream, written
 from pipelines.attempts import ATTEMPTS, Attempts
 from pipelines.blocks import part_index, part_name
 from pipelines.config import Config
 from pipelines.errors import RequestError, RunError
+from pipelines.form import Form
 from pipelines.limits import Judge, check_lost, check_rejects, parts_told
 from pipelines.lone import Work
 from pipelines.manifest import digest
@@ -50,7 +51,8 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     Returns:
         ``samples``, ``embedded``, ``rejected``, ``reasons``, ``parts``, ``dimensions``, ``digest`` (of all
         embeddings in order) and ``files`` (`pipelines.written`); for an encoder that learns from the pool
-        also ``state``, for such a modality ``learned``; where processes died at work ``restarts`` and
+        also ``state``, for such a modality ``learned``; ``centre`` where embeddings are centred; where texts
+        were too long ``truncated`` and ``notes``; where processes died at work ``restarts`` and
         ``isolated_parts``.
 
     Raises:
@@ -69,6 +71,13 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     check_rejects(tally, config.limits.rejected)
     if tally.rejected:
         progress.say(f"embed: {tally.rejected:,} of {pool.size:,} samples rejected: {tally.told()}")
+    if tally.truncated:
+        note = (
+            f"{tally.truncated:,} of {tally.embedded:,} embedded samples are longer than the encoder reads,"
+            " which saw their beginning alone (the column truncated; encoder.long_text=windows reads all)"
+        )
+        progress.say(f"embed: {note}")
+        counts |= {"truncated": tally.truncated, "notes": [note]}
     names = [part_name(encode.EMBEDDINGS, part.index) for part in pool.parts]
     duplicate = find_duplicate(store, names, tally.embedded)
     if duplicate:
@@ -123,7 +132,9 @@ def _embed_parts(
             if isinstance(encoder, FittedEncoder):
                 progress.advance(0, f"fitting the encoder {encoder.spec}")
                 counts["state"] = fitting.fit(encoder, pool, config, store)
-            stage = _encoding(config, store, progress, pool, encoder, attempts, todo)
+            stored = centring.form(encoder, pool, config, store)
+            counts |= centring.told(stored)
+            stage = _encoding(config, store, progress, pool, encoder, stored, attempts, todo)
         alone, isolated = _stream_and_rescue(config, progress, pool, todo, stage)
         died = {"restarts": attempts.restarts + alone, "isolated_parts": isolated}
         return counts | {name: count for name, count in died.items() if count}
@@ -199,6 +210,7 @@ def _encoding(
     progress: Progress,
     pool: Pool,
     encoder: Encoder,
+    stored: Form,
     attempts: Attempts,
     todo: list[Part],
 ) -> _Stage:
@@ -223,10 +235,10 @@ def _encoding(
             timeout=seconds,
         )
         parts = stream.actors(parts, encode.Encode, size=size, attempts=attempts, encoder=encoder)
-        return stream.tasks(parts, encode.write, num_cpus=cpus, store=store)
+        return stream.tasks(parts, encode.write, num_cpus=cpus, store=store, form=stored)
 
     work = Work(pool.source, pool.modality, encoder, seconds, size.cpus, size.gpus, identity())
-    return _Stage(build_stream, rescue.rescue, (work, store), size.most)
+    return _Stage(build_stream, rescue.rescue, (work, store, stored), size.most)
 
 
 def _recount(store: Store, pool: Pool) -> Tally:
@@ -243,7 +255,7 @@ def _count_parts(store: Store, parts: list[Part]) -> Tally:
     tally = Tally()
     broken: list[str] = []
     for part in parts:
-        embedded, content = _footer(store, part_name(encode.EMBEDDINGS, part.index))
+        embedded, content, truncated = _footer(store, part_name(encode.EMBEDDINGS, part.index))
         reasons: list[str] = []
         rejects = part_name(encode.REJECTED, part.index)
         if embedded < samples_of(part):
@@ -257,7 +269,7 @@ def _count_parts(store: Store, parts: list[Part]) -> Tally:
             store.delete(part_name(encode.EMBEDDINGS, part.index))  # first: while it is there, it is done
             store.delete(rejects)
         spoiled = [part.index] if reasons else []
-        tally.add(Tally(embedded, len(reasons), Counter(reasons), [content], spoiled))
+        tally.add(Tally(embedded, len(reasons), Counter(reasons), [content], spoiled, truncated))
     if broken:
         raise RunError(
             f"{broken[0]}: the pool changed while it was read; run the same command again to read"
@@ -266,11 +278,13 @@ def _count_parts(store: Store, parts: list[Part]) -> Tally:
     return tally
 
 
-def _footer(store: Store, rel: str) -> tuple[int, str]:
+def _footer(store: Store, rel: str) -> tuple[int, str, int]:
+    """Of a part its number of samples, their hash, and how many of them were truncated."""
     metadata = store.metadata(rel)
-    content = (metadata.metadata or {}).get(encode.DIGEST)
+    about = metadata.metadata or {}
+    content = about.get(encode.DIGEST)
     if content is None:
         raise RunError(
             f"{store.url}/{rel} was not written by a run: delete {encode.EMBEDDINGS} there, and run again"
         )
-    return int(metadata.num_rows), content.decode()
+    return int(metadata.num_rows), content.decode(), int(about.get(encode.CUT, 0))

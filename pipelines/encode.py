@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.chance import digests
-from curation.exact import normalize_rows
 from modalities.base import Encoder, Modality, Record, Rejected, Source
 from modalities.sources.embeddings import EmbeddingsSource
 from modalities.sources.paths import printable
 from pipelines.blocks import entered, pack, part_name, unpack
 from pipelines.errors import RunError
+from pipelines.form import Form
 from pipelines.secrets import hidden
 from pipelines.store import Store
 from pipelines.stream import telling
@@ -32,6 +33,12 @@ EMBEDDINGS = "embeddings"
 REJECTED = "rejected/embed"
 DIGEST = b"evenset.digest"
 """Key in the Parquet metadata of a part of embeddings: hash of its ids and embeddings."""
+
+TRUNCATED = "truncated"
+"""Column: whether the encoder read a part of the sample alone."""
+
+CUT = b"evenset.truncated"
+"""Key beside it, where the encoder may truncate: how many samples of the part it did."""
 
 UNREAD = "It could not be read."
 NOT_FINITE = "The embedding has NaN or infinite values."
@@ -78,9 +85,11 @@ def prepared(
     samples: pa.Table, modality: Modality, encoder: Encoder, timeout: float | None = None
 ) -> pa.Table:
     """Records of a table, prepared, with what `Modality.describe` says of them; see `prepare`."""
+    encoder.open()
     all_ready: list[bytes | str | None] = []
     reasons: list[str | None] = []
-    described: dict[str, list[Any]] = {name: [] for name in modality.columns}
+    kinds = modality.columns | ({TRUNCATED: pa.bool_()} if encoder.truncates else {})
+    described: dict[str, list[Any]] = {name: [] for name in kinds}
     with watchdog(timeout) as alive:
         for payload, reason in zip(samples["payload"], samples["reason"].to_pylist(), strict=True):
             ready: bytes | str | None = None
@@ -103,7 +112,7 @@ def prepared(
         "uri": samples["uri"],
         "reason": pa.array(reasons, pa.string()),
         "prepared": pa.array(all_ready, kind),
-        **{name: pa.array(values, modality.columns[name]) for name, values in described.items()},
+        **{name: pa.array(values, kinds[name]) for name, values in described.items()},
     }
     return pa.table(columns)
 
@@ -122,14 +131,22 @@ def _prepared(payload: bytes, modality: Modality, encoder: Encoder) -> tuple[byt
     ready, about = encoder.prepare(sample), modality.describe(sample, payload)
     for name, kind in modality.columns.items():
         pa.scalar(about.get(name), kind)  # raises here, where it costs the one sample
+    if encoder.truncates:
+        about = about | {TRUNCATED: encoder.is_truncated(sample, ready)}
     if isinstance(ready, np.ndarray):
-        if ready.shape != encoder.input_shape or ready.dtype != encoder.input_dtype:
+        if not _fits(ready.shape, encoder.input_shape) or ready.dtype != encoder.input_dtype:
             raise Rejected(
                 f"The encoder {encoder.spec} prepared {ready.dtype} {ready.shape} instead of its own"
                 f" {encoder.input_dtype} {encoder.input_shape}."
             )
         return ready.tobytes(), about
     return ready, about
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...] | None) -> bool:
+    """Whether an array has a shape in which -1 stands for any length."""
+    wanted = wanted or ()
+    return len(shape) == len(wanted) and all(w in (-1, s) for s, w in zip(shape, wanted, strict=True))
 
 
 class Encode:
@@ -186,12 +203,12 @@ def embedded(
     return samples.set_column(samples.column_names.index("prepared"), "embedding", fixed_lists(encoded))
 
 
-def write(block: pa.Table, *, store: Store) -> pa.Table:
-    """Normalise the embeddings of a part and write it, as float16, with its rejects beside it."""
+def write(block: pa.Table, *, store: Store, form: Form) -> pa.Table:
+    """Write the embeddings of a part in their form, with its rejects beside them."""
     part, samples = unpack(block)
-    embeddings = matrix(samples["embedding"])
+    embeddings = form.shifted(matrix(samples["embedding"]))
     samples = samples.drop_columns(["embedding"])
-    return _write(store, part, samples, embeddings, normalise=True, dtype=np.dtype(np.float16))
+    return _write(store, part, samples, embeddings, form)
 
 
 def ingest(block: pa.Table, *, source: EmbeddingsSource, store: Store, cosine: bool) -> pa.Table:
@@ -212,7 +229,7 @@ def write_rows(
     ids, uris, vectors, reasons = rows
     columns = {"id": ids, "uri": uris, "reason": reasons}
     samples = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
-    return _write(store, part, samples, vectors, normalise=cosine, dtype=source.dtype)
+    return _write(store, part, samples, vectors, Form(cosine, np.dtype(source.dtype)))
 
 
 def _write(
@@ -220,22 +237,19 @@ def _write(
     part: int,
     samples: pa.Table,
     embeddings: NDArray[Any],
-    *,
-    normalise: bool,
-    dtype: np.dtype[Any],
+    form: Form,
 ) -> pa.Table:
     reasons = samples["reason"].to_pylist()
     for row in np.flatnonzero(~np.isfinite(embeddings).all(axis=1)):
         reasons[row] = reasons[row] or NOT_FINITE
-    if normalise:
+    if form.unit:
         for row in np.flatnonzero(~embeddings.any(axis=1)):
             reasons[row] = reasons[row] or ALL_ZERO
     known = {reason: hidden(reason) for reason in set(reasons)}  # a library's message may quote a uri
     reasons = [known[reason] for reason in reasons]
     samples = samples.drop_columns(["reason"])
     good = np.array([reason is None for reason in reasons], dtype=bool)
-    kept = embeddings[good]
-    kept = (normalize_rows(kept) if normalise else kept).astype(dtype)
+    kept = form.scaled(embeddings[good])
     table = samples.filter(pa.array(good))
     keys = digests(table["id"].to_pylist())
     table = table.add_column(2, "key", pa.array(keys, pa.binary(16))).add_column(
@@ -246,7 +260,10 @@ def _write(
     if not good.all():
         rejects = samples.select(["id", "uri"]).append_column("reason", pa.array(reasons, pa.string()))
         store.write_table(part_name(REJECTED, part), rejects.filter(pa.array(~good)))
-    store.write_table(part_name(EMBEDDINGS, part), table.replace_schema_metadata({DIGEST: content}))
+    about = {DIGEST: content}
+    if TRUNCATED in table.column_names:
+        about[CUT] = str(pc.sum(table[TRUNCATED]).as_py() or 0)
+    store.write_table(part_name(EMBEDDINGS, part), table.replace_schema_metadata(about))
     counted = json.dumps(Counter(reason for reason in reasons if reason))
     return pa.table({"embedded": [int(good.sum())], "rejected": [int((~good).sum())], "reasons": [counted]})
 

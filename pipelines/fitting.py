@@ -48,7 +48,7 @@ def fit(encoder: FittedEncoder, pool: Pool, config: Config, store: Store) -> str
     """
 
     def learn() -> State:
-        taken = _taken(pool, config, pool.modality.decode, SAMPLES)
+        taken = sampled(pool, config)
         state: State = ray.get(ray.remote(_fit).remote(encoder, config.seed, *taken))
         return state
 
@@ -78,6 +78,15 @@ def _learned(
     learner.set_state(state)
     # of the arrays and not of the file, which holds the time at which it was written
     return digest({name: [str(a.dtype), a.shape, a.tobytes().hex()] for name, a in sorted(state.items())})
+
+
+def sampled(pool: Pool, config: Config) -> list[ObjectRef]:
+    """Up to `SAMPLES` decoded samples, those that chance by hash picks, in lists.
+
+    Raises:
+        RunError: No sample can be decoded, of all or of the many that were looked at.
+    """
+    return _taken(pool, config, pool.modality.decode, SAMPLES)
 
 
 def _kept(store: Store, name: str) -> State:

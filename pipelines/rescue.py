@@ -20,6 +20,7 @@ from modalities.sources.embeddings import EmbeddingsSource
 from pipelines import encode
 from pipelines.blocks import pack
 from pipelines.errors import RunError
+from pipelines.form import Form
 from pipelines.isolate import TRIES, Hopeless, isolate
 from pipelines.lone import Lone, Work
 from pipelines.store import Store
@@ -58,7 +59,7 @@ def rescue_all(
             ray.cancel(other, force=True)  # its process ends with it
 
 
-def rescue(part: Part, work: Work, store: Store) -> dict[str, Any]:
+def rescue(part: Part, work: Work, store: Store, form: Form) -> dict[str, Any]:
     """Read, decode, encode and write a part.
 
     Returns:
@@ -78,7 +79,7 @@ def rescue(part: Part, work: Work, store: Store) -> dict[str, Any]:
         raise hopeless(part, why) from why
     finally:
         lone.close()
-    (counts,) = encode.write(pack(part.index, samples), store=store).to_pylist()
+    (counts,) = encode.write(pack(part.index, samples), store=store, form=form).to_pylist()
     return {**counts, "restarts": lone.deaths, "reshaped": reshaped}
 
 

@@ -33,7 +33,7 @@ from pipelines.pool import Pool, check_numbers, is_embedded, open_pool, source_p
 from pipelines.progress import Progress
 from pipelines.retries import Retries
 from pipelines.secrets import hidden
-from pipelines.settle import build, decide, device_of, is_settled, recall
+from pipelines.settle import build, changed, decide, device_of, is_settled, recall
 from pipelines.startup import blame, start
 from pipelines.store import Store, is_absolute
 
@@ -108,6 +108,7 @@ class Runner:
             modality = self._pool.modality
             self._learns = isinstance(build(config, modality), FittedEncoder)
             self._learns |= isinstance(modality, FittedModality) and modality.learns
+            self._learns |= config.encoder.normalize == "centre"
         self._config = config
         self._debug = debug
         self._ready = self._joined = False
@@ -256,6 +257,8 @@ class Runner:
             values["encoder.device"] = "auto" if undecided else device_of(self._config)
             encoder = [f"encoder.{name}" for name in ("model", "batch_size", "dtype", "device")]
             keys = [*OWNER, *(["cluster.distance"] if self._embedded else encoder)]
+            if not self._embedded:
+                keys += [f"encoder.{name}" for name in changed(self._config)]
             keys += ["seed"] if self._learns else []
             keys += [key for key in values if key.startswith(f"{self._config.section}.")]
         elif stage.name == "cluster":

@@ -15,6 +15,19 @@ from pipelines.resources import resources
 from pipelines.secrets import hidden
 from pipelines.sizing import check_gpus
 
+OPTIONS = ("pooling", "long_text")
+"""Keys of ``encoder`` that go to the encoder itself, where they are not as they are by default."""
+
+
+def changed(config: Config) -> list[str]:
+    """Of the keys of ``encoder`` that came after the first release, those that are not as by default.
+
+    A run that was begun before they came goes on.
+    """
+    default = type(config.encoder)()
+    later = (*OPTIONS, "normalize")
+    return [key for key in later if getattr(config.encoder, key) != getattr(default, key)]
+
 
 def recall(config: Config, modality: Modality, recorded: Basis | None) -> Config:
     """Fill what is ``auto`` in ``config.encoder`` from what this run recorded for the same model."""
@@ -45,6 +58,7 @@ def build(config: Config, modality: Modality) -> Encoder:
         batch_size=None if wanted.batch_size == "auto" else wanted.batch_size,
         dtype=None if wanted.dtype == "auto" else wanted.dtype,
         device=None if wanted.num_gpus == "auto" else device_of(config),
+        **{option: getattr(wanted, option) for option in OPTIONS if option in changed(config)},
     )
 
 

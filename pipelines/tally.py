@@ -16,6 +16,7 @@ class Tally:
         reasons: Why not, with how often.
         digests: Of the embeddings, a part each.
         spoiled: Indices of the parts with rejects.
+        truncated: How many of the embedded the encoder read a part of alone.
     """
 
     embedded: int = 0
@@ -23,6 +24,7 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     digests: list[str] = field(default_factory=list)
     spoiled: list[int] = field(default_factory=list)
+    truncated: int = 0
 
     def add(self, other: Tally) -> None:
         """Take in the counts of other parts."""
@@ -31,6 +33,7 @@ class Tally:
         self.reasons.update(other.reasons)
         self.digests += other.digests
         self.spoiled += other.spoiled
+        self.truncated += other.truncated
 
     def told(self, most: int = 3) -> str:
         """The commonest reasons with their counts."""

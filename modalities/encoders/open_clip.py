@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image as Pillow
+from modalities.base import ModalityError
+from modalities.encoders.hub import read_json
+from modalities.encoders.pixels import Pixels
+from modalities.encoders.tokens import Tokens, Windower
+from modalities.encoders.torch_encoder import TorchEncoder, why
 
-from modalities.base import Encoder, ModalityError, Rejected
-from modalities.encoders.device import check_dtype, place
-
-MAX_CHARACTERS = 10_000
-"""The context of CLIP is 77 tokens."""
+if TYPE_CHECKING:
+    import torch
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Of the pixels that the first CLIP was trained on; a checkpoint that was trained otherwise says so."""
 
+LOCAL, HUB = "local-dir:", "hf-hub:"
 
-class OpenClip(Encoder):
+
+class OpenClip(TorchEncoder):
     """A model of open_clip as ``open_clip:ARCH/PRETRAINED``.
 
     Args:
         argument: ``ARCH/PRETRAINED``: an architecture and a tag of open_clip, or a checkpoint file. With
             nothing after the slash the weights are random, the same ones every time: of use for tests alone.
+            Or ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``, with an ``open_clip_config.json``.
         kind: ``raster`` takes the image tower, ``text`` the text tower.
         batch_size: rows of a batch.
         dtype: arithmetic of the model, see `modalities.encoders.device.place`.
         device: see there.
+        long_text: see `modalities.encoders.tokens.Tokens`.
 
     Raises:
         ModalityError: open_clip knows no such architecture or no such weights of it.
@@ -47,125 +49,110 @@ class OpenClip(Encoder):
         batch_size: int | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        long_text: str | None = None,
     ) -> None:
-        self.spec = f"open_clip:{argument}"
-        self._arch, slash, self._pretrained = argument.partition("/")
-        if not self._arch or not slash:
-            raise ModalityError(
-                f"encoder.model {self.spec!r}: write open_clip:ARCH/PRETRAINED, such as"
-                " open_clip:ViT-B-32/laion2b_s34b_b79k."
-            )
-        self.batch_size = batch_size or 32
-        self.dtype = check_dtype(dtype)
-        self.device = device
-        self._kind = kind
-        config = _model_config(self._arch)
-        self.dim = int(config["embed_dim"])
-        self._preprocess = _preprocess(self._arch, self._pretrained)
-        self._model: Any = None
-        self._tokenizer: Any = None
-        if kind == "raster":
-            size = self._preprocess.get("size", config["vision_cfg"]["image_size"])
-            self._size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-            self.input_shape = (*self._size, 3)
-            self.input_dtype = np.dtype(np.uint8)
+        spec = f"open_clip:{argument}"
+        self._arch, self._pretrained = _parsed(argument, spec)
+        config = _model_config(self._arch, spec)
+        takes: Pixels | Tokens
+        try:
+            self.dim = int(config["embed_dim"])
+            if kind == "raster":
+                takes = _pixels(_preprocess(self._arch, self._pretrained), config["vision_cfg"])
+            else:
+                takes = _tokens(self._arch, config["text_cfg"], long_text)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModalityError(f"encoder.model {spec!r}: its description is damaged ({error!r}).") from error
+        super().__init__(spec, takes, batch_size=batch_size, dtype=dtype, device=device)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_model": None, "_tokenizer": None}
-
-    def prepare(self, sample: Any) -> NDArray[np.uint8] | str:
-        """Scale and crop an image as the model was trained, to uint8; or return the beginning of a text."""
-        if self._kind == "text":
-            text: str = sample[:MAX_CHARACTERS]
-            return text
-        if sample.shape[2] not in (1, 3):
-            raise Rejected(f"The image has {sample.shape[2]} bands, but {self.spec} takes 1 or 3.")
-        pixels = np.clip(np.nan_to_num(sample), 0, 255).astype(np.uint8)
-        image = Pillow.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
-        height, width = self._size
-        filters = {"bilinear": Pillow.Resampling.BILINEAR, "bicubic": Pillow.Resampling.BICUBIC}
-        resample = filters.get(self._preprocess.get("interpolation", "bicubic"), Pillow.Resampling.BICUBIC)
-        if self._preprocess.get("resize_mode", "shortest") == "squash":
-            return np.asarray(image.resize((width, height), resample))
-        # The largest centred piece with the model's aspect ratio; the same as resizing, then cropping, but a
-        # picture of 1 x 10,000 pixels never becomes one of 224 x 2,240,000.
-        scale = min(image.width / width, image.height / height)
-        left = (image.width - width * scale) / 2
-        top = (image.height - height * scale) / 2
-        box = (left, top, left + width * scale, top + height * scale)
-        return np.asarray(image.resize((width, height), resample, box=box))
-
-    def load(self) -> None:
-        """Build the model and load its weights; a file is read with ``weights_only``."""
+    def _build(self) -> Any:
         import open_clip
         import torch
 
-        device, dtype = place(self.device, self.dtype)
-        pretrained = self._pretrained or None
-        try:
-            # Random weights are drawn without disturbing anybody else's random numbers.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                self._model = open_clip.create_model(
-                    self._arch,
-                    pretrained=os.path.expanduser(pretrained) if pretrained else None,  # noqa: PTH111
-                    require_pretrained=pretrained is not None,
-                    pretrained_text=pretrained is not None,
-                    weights_only=True,
-                )
-            if self._kind == "text":
-                self._tokenizer = open_clip.get_tokenizer(self._arch)
-        except Exception as error:
-            # Missing files, unpickling, the hub's client, and mismatched weights all come through here.
-            raise ModalityError(f"The weights of {self.spec!r} cannot be loaded ({_why(error)}).") from error
-        self._model = self._model.eval().to(device=device, dtype=dtype)
-        self.device, self.dtype = str(device), str(dtype).removeprefix("torch.")
+        drawn = not self._pretrained and not _is_described_elsewhere(self._arch)
+        # Random weights are drawn without disturbing anybody else's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return open_clip.create_model(
+                self._arch,
+                pretrained=self._pretrained or None,
+                require_pretrained=not drawn,
+                pretrained_text=not drawn,
+                weights_only=True,
+            )
 
-    def encode(
-        self, batch: Sequence[NDArray[Any] | str], like: Sequence[NDArray[Any] | str] | None = None
-    ) -> NDArray[np.float32]:
-        """Encode up to `batch_size` prepared rows; missing rows are filled up."""
-        import torch
+    def _images(self, pixels: torch.Tensor) -> torch.Tensor:
+        embeddings: torch.Tensor = self._model.encode_image(pixels)
+        return embeddings
 
-        device, dtype = torch.device(self.device or "cpu"), getattr(torch, self.dtype or "float32")
-        with torch.inference_mode():
-            if self._kind == "text":
-                texts = [*map(str, batch), *[""] * (self.batch_size - len(batch))]
-                output = self._model.encode_text(self._tokenizer(texts).to(device))
-            else:
-                rows = np.zeros((self.batch_size, *(self.input_shape or ())), dtype=np.uint8)
-                rows[: len(batch)] = np.stack([np.asarray(row) for row in batch])
-                pixels = torch.from_numpy(rows).to(device).permute(0, 3, 1, 2).float() / 255
-                mean = torch.tensor(self._preprocess.get("mean", MEAN), device=device)[:, None, None]
-                std = torch.tensor(self._preprocess.get("std", STD), device=device)[:, None, None]
-                output = self._model.encode_image(((pixels - mean) / std).to(dtype))
-        embeddings: NDArray[np.float32] = output.float().cpu().numpy()
-        return embeddings[: len(batch)]
+    def _texts(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        embeddings: torch.Tensor = self._model.encode_text(ids)
+        return embeddings
 
 
-def _why(error: Exception) -> str:
-    if type(error).__name__ == "UnpicklingError":  # torch's own words end in how to run it all the same
-        return "the file is damaged, or holds more than weights, such as a program, and those are not run"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _is_described_elsewhere(arch: str) -> bool:
+    """Whether the description of a model comes with its weights, and not with open_clip."""
+    return arch.startswith((HUB, LOCAL))
 
 
-def _model_config(arch: str) -> dict[str, Any]:
+def _parsed(argument: str, spec: str) -> tuple[str, str]:
+    """Architecture and weights."""
+    if argument.startswith(LOCAL):
+        folder = Path(argument.removeprefix(LOCAL)).expanduser()
+        if not folder.is_dir():
+            raise ModalityError(f"encoder.model {spec!r}: there is no folder {str(folder)!r} here.")
+        return f"{LOCAL}{folder}", ""
+    if argument.startswith(HUB):
+        return argument, ""
+    arch, slash, pretrained = argument.partition("/")
+    if not arch or not slash:
+        raise ModalityError(
+            f"encoder.model {spec!r}: write open_clip:ARCH/PRETRAINED, such as"
+            " open_clip:ViT-B-32/laion2b_s34b_b79k."
+        )
+    return arch, str(Path(pretrained).expanduser()) if pretrained else ""
+
+
+def _description(arch: str) -> dict[str, Any]:
+    """What a folder or a repository of the hub says of its model."""
+    if arch.startswith(LOCAL):
+        return read_json(Path(arch.removeprefix(LOCAL)) / "open_clip_config.json")
     import open_clip
 
-    config = open_clip.get_model_config(arch)
+    try:
+        path = open_clip.download_pretrained_from_hf(arch.removeprefix(HUB), filename="open_clip_config.json")
+    except Exception as error:  # the hub's client raises almost anything
+        raise ModalityError(
+            f"encoder.model: {arch.removeprefix(HUB)!r} is neither in the cache nor could it be fetched, or"
+            f" it is no model of open_clip ({why(error)}). Check the name and the network."
+        ) from error
+    return read_json(Path(path))
+
+
+def _model_config(arch: str, spec: str) -> dict[str, Any]:
+    if _is_described_elsewhere(arch):
+        found = _description(arch).get("model_cfg")
+        if not isinstance(found, dict):
+            raise ModalityError(f"encoder.model {spec!r}: its open_clip_config.json has no model_cfg.")
+        return found
+    import open_clip
+
+    config: dict[str, Any] | None = open_clip.get_model_config(arch)
     if config is None:
         from difflib import get_close_matches
 
         near = get_close_matches(arch, open_clip.list_models(), n=3, cutoff=0.4)
         hint = f": did you mean {' or '.join(near)}?" if near else "."
         raise ModalityError(f"encoder.model: open_clip has no architecture {arch!r}{hint}")
-    found: dict[str, Any] = config
-    return found
+    return config
 
 
 def _preprocess(arch: str, pretrained: str) -> dict[str, Any]:
     """Return how open_clip says that images were treated in training."""
-    if not pretrained or Path(pretrained).expanduser().is_file():
+    if _is_described_elsewhere(arch):
+        told: dict[str, Any] = _description(arch).get("preprocess_cfg", {})
+        return told
+    if not pretrained or Path(pretrained).is_file():
         return {}
     import open_clip
 
@@ -175,5 +162,48 @@ def _preprocess(arch: str, pretrained: str) -> dict[str, Any]:
         raise ModalityError(
             f"encoder.model: {pretrained!r} is no file and no weights of {arch}; there are {tags}."
         )
-    keys = ("size", "mean", "std", "interpolation", "resize_mode")
-    return {key: config[key] for key in keys if config.get(key) is not None}
+    return config
+
+
+def _pixels(told: dict[str, Any], vision: dict[str, Any]) -> Pixels:
+    size = told.get("size") or vision["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return Pixels(
+        (int(height), int(width)),
+        tuple(map(float, told.get("mean") or MEAN)),
+        tuple(map(float, told.get("std") or STD)),
+        told.get("interpolation") or "bicubic",
+        fit=told.get("resize_mode") or "shortest",
+    )
+
+
+def _tokens(arch: str, text: dict[str, Any], long_text: str | None) -> Tokens:
+    longest = int(text.get("context_length", 77))
+    return Tokens(partial(_windower, arch, longest, long_text), longest, long_text, fixed=True)
+
+
+def _windower(arch: str, longest: int, long_text: str | None) -> Windower:
+    """The tokenizer of a model; that of CLIP itself makes windows, the others one that is filled up."""
+    import open_clip
+
+    try:
+        tokenizer = open_clip.get_tokenizer(arch)
+    except Exception as error:  # files that are not there, the hub's client, ...
+        raise ModalityError(f"The tokenizer of {arch!r} cannot be loaded ({why(error)}).") from error
+    if isinstance(tokenizer, open_clip.SimpleTokenizer):
+        begin, end, most = tokenizer.sot_token_id, tokenizer.eot_token_id, longest - 2
+
+        def windows(text: str) -> list[list[int]]:
+            ids = tokenizer.encode(text)
+            return [[begin, *ids[i : i + most], end] for i in range(0, max(1, len(ids)), most)]
+
+        return windows
+    if long_text == "windows":
+        raise ModalityError(f"encoder.long_text windows: the tokenizer of {arch!r} knows no windows.")
+
+    def first(text: str) -> list[list[int]]:
+        (ids,) = tokenizer([text]).tolist()
+        whole = tokenizer.tokenizer(tokenizer.clean_fn(text) if hasattr(tokenizer, "clean_fn") else text)
+        return [ids, ids][: 1 + (len(whole["input_ids"]) > longest)]
+
+    return first

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from modalities.base import ModalityError
 from modalities.encoders.pixels import Pixels
@@ -47,18 +43,14 @@ class Timm(TorchEncoder):
         dtype: str | None = None,
         device: str | None = None,
     ) -> None:
-        super().__init__(f"timm:{argument}", batch_size, dtype, device)
+        self.spec = f"timm:{argument}"
         self._name, self._slash, self._file = argument, "", ""
         if not argument.startswith(SOURCES):
             self._name, self._slash, self._file = argument.partition("/")
         elif argument.startswith("local-dir:"):
             self._name = f"local-dir:{Path(argument.removeprefix('local-dir:')).expanduser()}"
-        self.dim, self._pixels = self._described()
-        self.input_shape, self.input_dtype = self._pixels.shape, self._pixels.dtype
-
-    def prepare(self, sample: Any) -> NDArray[np.uint8]:
-        """Scale and crop an image as the model was trained, to uint8."""
-        return self._pixels.prepare(sample, self.spec)
+        self.dim, pixels = self._described()
+        super().__init__(self.spec, pixels, batch_size=batch_size, dtype=dtype, device=device)
 
     def _described(self) -> tuple[int, Pixels]:
         """The length of the embeddings and the preprocessing, of a model without memory for its weights."""
@@ -105,14 +97,8 @@ class Timm(TorchEncoder):
         model.reset_classifier(0)
         return model
 
-    def _stage(self, batch: Sequence[Any], like: Sequence[Any]) -> list[tuple[NDArray[Any], ...]]:
-        return [(self._pixels.stack(batch, self.batch_size),)]
-
-    def _forward(self, inputs: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
-        ((stacked,),) = inputs
-        output: torch.Tensor = self._model(
-            self._pixels.normalised(stacked, next(self._model.parameters()).dtype)
-        )
+    def _images(self, pixels: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self._model(pixels)
         return output
 
 

@@ -4,12 +4,13 @@ import io
 import json
 import shutil
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from modalities import ModalityError, encoder, modality
-from modalities.encoders.sentence_transformers import model_folder
+from modalities.encoders.hub import model_folder
 
 OPEN_CLIP = "open_clip:ViT-S-32-alt/"
 
@@ -119,3 +120,54 @@ def test_safetensors_with_a_pickle_in_them(canary, folder):
     next(folder.rglob("*.safetensors")).write_bytes(canary.pickle)
     with pytest.raises(ModalityError, match="cannot be loaded"):
         load(f"sentence-transformers:{folder}", "text")
+
+
+@pytest.mark.parametrize("forge", [lambda canary: canary.pickle, torch_zip, torch_saved])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_folders_of_timm_and_open_clip_whose_weights_are_a_pickle(canary, tmp_path, forge, name):
+    (tmp_path / name).write_bytes(forge(canary))
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": {}}))
+    with pytest.raises(ModalityError, match="cannot be loaded"):
+        load(f"timm:local-dir:{tmp_path}", "image")
+    with pytest.raises(ModalityError, match="cannot be loaded"):
+        load(f"timm:test_vit/{tmp_path / name}", "image")
+    import open_clip
+
+    described = {"model_cfg": open_clip.get_model_config("ViT-S-32-alt")}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    with pytest.raises(ModalityError, match="cannot be loaded"):
+        load(f"open_clip:local-dir:{tmp_path}", "image")
+
+
+@pytest.mark.parametrize("forge", [lambda canary: canary.pickle, torch_zip])
+def test_a_folder_of_transformers_whose_weights_are_a_pickle(canary, folder, forge):
+    next(folder.rglob("model.safetensors")).unlink()
+    (folder / "pytorch_model.bin").write_bytes(forge(canary))
+    with pytest.raises(ModalityError, match="cannot be loaded"):
+        load(f"hf:{folder}", "text")
+
+
+def test_a_folder_of_transformers_with_code_of_its_own(canary, folder):
+    (folder / "evil.py").write_text(code_of(canary))
+    own = {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    rewrite(folder / "config.json", lambda config: config.update(model_type="evil", auto_map=own))
+    with pytest.raises(ModalityError, match="cannot be used"):
+        load(f"hf:{folder}", "text")
+
+
+def test_a_tokenizer_with_code_of_its_own_is_not_run(canary, folder):
+    (folder / "evil.py").write_text(code_of(canary))
+    own = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    rewrite(folder / "tokenizer_config.json", lambda c: c.update(tokenizer_class="Evil", auto_map=own))
+    for family in ("hf", "sentence-transformers"):
+        encoded = encoder(f"{family}:{folder}", modality("text"))
+        with suppress(ModalityError):  # or the tokenizer is taken for one that the library knows
+            encoded.open()
+
+
+def test_a_folder_whose_modules_lie_elsewhere(folder):
+    rewrite_list = json.loads((folder / "modules.json").read_text())
+    rewrite_list[0]["path"] = "../.."
+    (folder / "modules.json").write_text(json.dumps(rewrite_list))
+    with pytest.raises(ModalityError, match="leaves its folder"):
+        encoder(f"sentence-transformers:{folder}", modality("text"))

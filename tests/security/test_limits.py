@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 import modalities
 from modalities.base import Rejected
-from modalities.encoders.sentence_transformers import MAX_CHARACTERS
+from modalities.encoders.tokens import MAX_CHARACTERS
 from modalities.image import MAX_PIXELS
 from modalities.sources import files
 from pipelines.store import Store
@@ -120,7 +120,9 @@ def test_a_text_of_a_hundred_megabytes_is_cut_before_it_is_tokenised(tmp_path):
     (record,) = records(tmp_path, "files", "text")
     sample = text.decode(record.payload)
     assert len(sample) == HUGE
-    assert len(encoder.prepare(sample)) == MAX_CHARACTERS
+    prepared = encoder.prepare(sample)
+    assert len(prepared) < MAX_CHARACTERS
+    assert encoder.is_truncated(sample, prepared)
     assert len(text.show(record.payload, record.uri)) < 2_000
     clip = modalities.encoder("open_clip:ViT-S-32-alt/", text)
     assert len(clip.prepare(sample)) < 100_000

@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import numpy as np
@@ -16,7 +17,7 @@ def made(request):
 
 
 def samples(made):
-    if made.input_shape is None:
+    if made.truncates:
         return ["a cat", "a dog", "a very long caption " * 50, "", "house"]
     rng = np.random.default_rng(0)
     shapes = [(50, 80, 3), (1, 1, 1), (300, 20, 3), (5, 500, 1), (32, 32, 3)]
@@ -25,7 +26,7 @@ def samples(made):
 
 def test_both_towers_encode_in_fixed_shapes(made):
     prepared = [made.prepare(sample) for sample in samples(made)]
-    if made.input_shape is not None:
+    if not made.truncates:
         assert {(row.shape, row.dtype) for row in prepared} == {(made.input_shape, made.input_dtype)}
     rows, reasons = made.encode_all(prepared)
     assert rows.shape == (5, made.dim)
@@ -35,7 +36,7 @@ def test_both_towers_encode_in_fixed_shapes(made):
 
 
 def test_random_weights_are_the_same_every_time(made):
-    kind = "text" if made.input_shape is None else "image"
+    kind = "text" if made.truncates else "image"
     twin = encoder(SMALL, modality(kind), batch_size=4, device="cpu")
     twin.load()
     prepared = [made.prepare(sample) for sample in samples(made)]
@@ -56,6 +57,80 @@ def test_weights_from_a_file(tmp_path):
     path.write_bytes(b"not weights")
     with pytest.raises(ModalityError, match=r"weights\.pt"):
         second.load()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder as open_clip saves it, the weights halved and another preprocessing."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    model = encoder(SMALL, modality("image"), device="cpu", dtype="float32")
+    model.load()
+    weights = {key: value * 0.5 for key, value in model._model.state_dict().items()}
+    save_file(weights, tmp_path / "open_clip_model.safetensors")
+    described = open_clip.get_model_config("ViT-S-32-alt")
+    about = {"model_cfg": described, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(about))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_a_folder_brings_both_towers_and_its_own_preprocessing(folder, kind):
+    options = {"device": "cpu", "dtype": "float32", "batch_size": 4}
+    found = encoder(f"open_clip:local-dir:{folder}", modality(kind), **options)
+    other = encoder(SMALL, modality(kind), **options)
+    found.load()
+    other.load()
+    assert found.dim == other.dim
+    row = found.prepare("a cat" if kind == "text" else np.zeros((9, 9, 3), np.uint8))
+    assert np.abs(found.encode([row]) - other.encode([row])).max() > 1e-4
+    if kind == "image":
+        assert found._takes.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_folder_without_weights_is_not_taken_for_random_ones(folder):
+    (folder / "open_clip_model.safetensors").unlink()
+    found = encoder(f"open_clip:local-dir:{folder}", modality("image"), device="cpu")
+    with pytest.raises(ModalityError, match="cannot be loaded"):
+        found.load()
+    (folder / "open_clip_config.json").write_text("{}")
+    with pytest.raises(ModalityError, match="no model_cfg"):
+        encoder(f"open_clip:local-dir:{folder}", modality("image"))
+
+
+def test_weights_of_another_architecture_are_refused(folder):
+    found = encoder(
+        f"open_clip:RN50/{folder / 'open_clip_model.safetensors'}", modality("image"), device="cpu"
+    )
+    with pytest.raises(ModalityError, match="cannot be loaded"):
+        found.load()
+
+
+def test_a_hub_name_that_cannot_be_fetched_is_named(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModalityError, match="nobody/nothing"):
+        encoder("open_clip:hf-hub:nobody/nothing", modality("image"))
+
+
+def test_long_captions_are_cut_and_marked_or_averaged():
+    long = "a very long caption " * 50
+    cut, averaging = (
+        encoder(SMALL, modality("text"), batch_size=2, device="cpu", dtype="float32", long_text=how)
+        for how in ("truncate", "windows")
+    )
+    cut.load()
+    averaging.load()
+    assert cut.is_truncated(long, cut.prepare(long))
+    assert not cut.is_truncated("a cat", cut.prepare("a cat"))
+    assert not averaging.is_truncated(long, averaging.prepare(long))
+    first, whole = (made.encode([made.prepare(long)])[0] for made in (cut, averaging))
+    assert np.abs(first - whole).max() > 1e-5
+    np.testing.assert_allclose(
+        cut.encode([cut.prepare("a cat")]), averaging.encode([averaging.prepare("a cat")]), atol=1e-5
+    )
 
 
 def test_bad_names_are_explained():

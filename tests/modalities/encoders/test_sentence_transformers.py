@@ -4,85 +4,120 @@ import numpy as np
 import pytest
 
 from modalities import ModalityError, encoder, modality
+from modalities.encoders.tokens import LENGTHS
 
 TEXTS = [
     "A cat sleeps on the warm roof.", "The kitten is napping on top of the house.",
     "Interest rates rose by half a percent.", "x", "words " * 400, "Ünïcödé ✓ 漢字",
 ]  # fmt: skip
 
+NAME = "sentence-transformers:all-MiniLM-L6-v2"
+
 
 @pytest.fixture(scope="module")
 def made():
-    found = encoder("sentence-transformers:all-MiniLM-L6-v2", modality("text"), batch_size=4, device="cpu")
+    found = encoder(NAME, modality("text"), batch_size=4, device="cpu")
     found.load()
     return found
 
 
+@pytest.fixture(scope="module")
+def averaging():
+    found = encoder(NAME, modality("text"), batch_size=4, device="cpu", dtype="float32", long_text="windows")
+    found.load()
+    return found
+
+
+def ready(made, texts=TEXTS):
+    return [made.prepare(text) for text in texts]
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 def test_it_knows_its_dimension_and_travels_before_it_is_loaded():
-    found = encoder("sentence-transformers:all-MiniLM-L6-v2", modality("text"))
+    found = encoder(NAME, modality("text"))
     assert pickle.loads(pickle.dumps(found)).dim == 384
-    assert found.input_shape is None
+    assert found.input_shape == (-1,)
 
 
 def test_meaning_is_near(made):
-    rows, reasons = made.encode_all([made.prepare(text) for text in TEXTS])
+    rows, reasons = made.encode_all(ready(made))
     assert rows.shape == (6, 384)
     assert reasons == [None] * 6
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = unit(rows)
     assert rows[0] @ rows[1] > 0.5 > rows[0] @ rows[2]
 
 
 def test_it_agrees_with_the_library_itself(made):
     theirs = made._model.encode(TEXTS, batch_size=1, normalize_embeddings=True)
-    ours = made.encode_all(TEXTS)[0]
-    ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
+    ours = unit(made.encode_all(ready(made))[0])
     assert ((ours * theirs).sum(axis=1) > 0.995).all()  # bfloat16, other paddings
 
 
 def test_the_same_part_gives_the_same_bits(made):
-    np.testing.assert_array_equal(made.encode_all(TEXTS)[0], made.encode_all(TEXTS)[0])
+    np.testing.assert_array_equal(made.encode_all(ready(made))[0], made.encode_all(ready(made))[0])
 
 
 def test_a_row_retried_alone_keeps_its_bits(made, monkeypatch):
-    expected = made.encode_all(TEXTS)[0]
-    encode = made.encode
+    rows = ready(made)
+    expected = made.encode_all(rows)[0]
+    stage = made._stage
 
-    def fail_on_x(batch, like=None):
-        if "x" in batch:
+    def fail_on_x(batch, like):
+        if any(np.array_equal(row, rows[3]) for row in batch):
             raise FloatingPointError("poison")
-        return encode(batch, like)
+        return stage(batch, like)
 
-    monkeypatch.setattr(made, "encode", fail_on_x)
-    rows, reasons = made.encode_all(TEXTS)
+    monkeypatch.setattr(made, "_stage", fail_on_x)
+    found, reasons = made.encode_all(rows)
     assert [bool(reason) for reason in reasons] == [text == "x" for text in TEXTS]
     assert "poison" in reasons[3]
-    assert np.isnan(rows[3]).all()
+    assert np.isnan(found[3]).all()
     good = [row for row in range(6) if row != 3]
-    np.testing.assert_allclose(rows[good], expected[good], atol=5e-3)
+    np.testing.assert_allclose(found[good], expected[good], atol=5e-3)
 
 
 def test_a_broken_encoder_is_no_fault_of_the_samples(made, monkeypatch):
-    def fail(batch, like=None):
+    def fail(ids, mask):
         raise MemoryError("too much")
 
-    monkeypatch.setattr(made, "encode", fail)
+    monkeypatch.setattr(made, "_texts", fail)
     with pytest.raises(RuntimeError, match=r"encoder\.batch_size"):
-        made.encode_all(TEXTS)
+        made.encode_all(ready(made))
 
 
-def test_shapes_come_from_a_short_list(made):
-    seen = set()
-    forward = made._model.forward
-    made._model.forward = lambda features, *a, **k: seen.add(features["input_ids"].shape) or forward(features)
-    try:
-        made.encode_all(["word " * n for n in range(1, 300, 7)])
-    finally:
-        made._model.forward = forward
+def test_shapes_come_from_a_short_list(made, monkeypatch):
+    seen, texts = set(), made._texts
+    monkeypatch.setattr(made, "_texts", lambda ids, mask: seen.add(tuple(ids.shape)) or texts(ids, mask))
+    made.encode_all(ready(made, ["word " * n for n in range(1, 300, 7)]))
     assert {shape[0] for shape in seen} == {4}
-    from modalities.encoders.sentence_transformers import LENGTHS
-
     assert {shape[1] for shape in seen} <= set(LENGTHS)
     assert max(shape[1] for shape in seen) == made._model.max_seq_length
+
+
+def test_what_is_longer_than_the_model_reads_is_marked(made, averaging):
+    marked = [made.is_truncated(text, row) for text, row in zip(TEXTS, ready(made), strict=True)]
+    assert marked == [text.startswith("words") for text in TEXTS]
+    assert not any(averaging.is_truncated(t, row) for t, row in zip(TEXTS, ready(averaging), strict=True))
+
+
+def test_windows_of_a_long_text_are_averaged_by_their_tokens(averaging):
+    first, second = "A cat sleeps on the warm roof. " * 60, "Interest rates rose by half a percent. " * 20
+    long = first + second
+    (row,) = ready(averaging, [long])
+    windows = averaging._takes._read(row)
+    assert [len(window) for window in windows] == [256, 256, len(windows[2])]
+    alone = [averaging.encode([np.array([*window, -1], np.int32)])[0] for window in windows]
+    expected = np.average(alone, axis=0, weights=[len(window) for window in windows])
+    short = ready(averaging, ["x", "A cat."])
+    found = averaging.encode([short[0], row, short[1]])
+    np.testing.assert_allclose(found[1], expected, atol=1e-5)
+    np.testing.assert_array_equal(found[1], averaging.encode([short[0], row], like=[short[0], row])[1])
+    # what the windows say is heard, where the first one alone knows nothing of it
+    rates = unit(averaging.encode(ready(averaging, [second])))[0]
+    assert unit(found)[1] @ rates > 2 * abs(alone[0] / np.linalg.norm(alone[0]) @ rates)
 
 
 def test_models_that_are_not_there_are_named(monkeypatch, tmp_path):
@@ -94,5 +129,7 @@ def test_models_that_are_not_there_are_named(monkeypatch, tmp_path):
         encoder("sentence-transformers:no-such-model", modality("text"))
     with pytest.raises(ModalityError, match="no sentence-transformers model"):
         encoder(f"sentence-transformers:{tmp_path}", modality("text"))
+    with pytest.raises(ModalityError, match="no folder"):
+        encoder(f"sentence-transformers:local-dir:{tmp_path}/none", modality("text"))
     with pytest.raises(ModalityError, match="lacks its model"):
         encoder("sentence-transformers", modality("text"))

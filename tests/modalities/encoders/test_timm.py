@@ -94,7 +94,7 @@ def test_a_folder_brings_its_own_preprocessing_and_weights(folder, loaded):
     found.load()
     batch = [loaded.prepare(image) for image in images()[:4]]
     assert found.dim == loaded.dim
-    assert found._pixels.mean == (0.1, 0.1, 0.1)
+    assert found._takes.mean == (0.1, 0.1, 0.1)
     assert np.isfinite(found.encode(batch)).all()
     from_file = made(f"{SMALL}/{folder / 'model.safetensors'}")
     with pytest.raises(ModalityError, match="head"):  # seven classes there, none of the default's

@@ -1,0 +1,169 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from modalities import ModalityError, Rejected, encoder, modality
+from modalities.encoders.hub import model_folder
+
+TEXTS = ["A cat sleeps on the warm roof.", "Interest rates rose.", "words " * 100, "x"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A small BERT with random weights, and the tokenizer of MiniLM."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("bert")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(model_folder("all-MiniLM-L6-v2", weights=False) / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A small DINOv2 with random weights."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    folder = tmp_path_factory.mktemp("dinov2")
+    config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56)
+    Dinov2Model(config).save_pretrained(folder)
+    about = {
+        "do_center_crop": True,
+        "crop_size": {"height": 56, "width": 56},
+        "size": {"shortest_edge": 64},
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "image_processor_type": "BitImageProcessor",
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(about))
+    return folder
+
+
+def made(folder, kind, **options):
+    options = {"batch_size": 4, "device": "cpu", "dtype": "float32"} | options
+    found = encoder(f"hf:local-dir:{folder}", modality(kind), **options)
+    found.load()
+    return found
+
+
+def picture():
+    from PIL import Image
+
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 13, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize((260, 180), Image.Resampling.BICUBIC))
+
+
+def states_of(folder, inputs):
+    import torch
+    from transformers import AutoModel
+
+    with torch.inference_mode():
+        return AutoModel.from_pretrained(str(folder)).eval()(**inputs).last_hidden_state[0].numpy()
+
+
+@pytest.mark.parametrize("pooling", ["auto", "mean", "cls"])
+def test_texts_are_pooled_as_asked(texts, pooling):
+    from transformers import AutoTokenizer
+
+    found = made(texts, "text", pooling=pooling)
+    rows, reasons = found.encode_all([found.prepare(text) for text in TEXTS])
+    assert not any(reasons)
+    assert rows.shape == (4, found.dim) == (4, 32)
+    inputs = AutoTokenizer.from_pretrained(str(texts))([TEXTS[0]], return_tensors="pt")
+    states = states_of(texts, inputs)
+    expected = states[0] if pooling == "cls" else states.mean(axis=0)
+    np.testing.assert_allclose(rows[0], expected, atol=1e-5)
+
+
+def test_a_text_may_be_read_in_windows(texts):
+    found = made(texts, "text", long_text="windows")
+    rows = found.encode_all([found.prepare(text) for text in TEXTS])[0]
+    cut = made(texts, "text")
+    first = cut.encode_all([cut.prepare(text) for text in TEXTS])[0]
+    np.testing.assert_allclose(rows[[0, 1, 3]], first[[0, 1, 3]], atol=1e-5)
+    assert np.abs(rows[2] - first[2]).max() > 1e-4
+
+
+@pytest.mark.parametrize("pooling", ["auto", "mean", "cls"])
+def test_pictures_are_pooled_as_asked(pictures, pooling):
+    import torch
+
+    found = made(pictures, "image", pooling=pooling)
+    assert found.input_shape == (56, 56, 3)
+    prepared = found.prepare(picture())
+    pixels = found._takes.normalised(torch.from_numpy(prepared[None]), torch.float32)
+    states = states_of(pictures, {"pixel_values": pixels})
+    expected = states.mean(axis=0) if pooling == "mean" else states[0]
+    np.testing.assert_allclose(found.encode([prepared])[0], expected, atol=1e-5)
+    with pytest.raises(Rejected, match=r"satellite\.bands"):
+        found.prepare(np.zeros((4, 4, 13), np.uint8))
+
+
+def test_preprocessing_is_that_of_transformers(pictures):
+    from transformers import BitImageProcessor
+
+    theirs = BitImageProcessor.from_pretrained(str(pictures))(picture(), return_tensors="np")["pixel_values"]
+    import torch
+
+    found = made(pictures, "image")
+    ours = found._takes.normalised(torch.from_numpy(found.prepare(picture())[None]), torch.float32).numpy()
+    assert np.abs(ours - theirs).mean() < 0.05
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.995
+
+
+def test_a_model_of_the_other_kind_is_refused(texts, pictures):
+    with pytest.raises(ModalityError, match="no model for images"):
+        made(texts, "image")
+    with pytest.raises(ModalityError, match="no model for texts"):
+        made(pictures, "text")
+
+
+def test_weights_of_another_architecture_are_refused(texts, pictures, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(texts, mixed)
+    shutil.copy(pictures / "model.safetensors", mixed)
+    with pytest.raises(ModalityError, match="another architecture"):
+        made(mixed, "text")
+
+
+def test_what_is_missing_is_named(texts, tmp_path, monkeypatch):
+    bare = tmp_path / "bare"
+    shutil.copytree(texts, bare)
+    (bare / "model.safetensors").unlink()
+    with pytest.raises(ModalityError, match="cannot be loaded"):
+        made(bare, "text")
+    (bare / "tokenizer.json").write_text("{")
+    with pytest.raises(ModalityError, match="tokenizer"):
+        encoder(f"hf:{bare}", modality("text")).open()
+    with pytest.raises(ModalityError, match="no folder"):
+        made(tmp_path / "none", "text")
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModalityError, match="neither in the cache nor"):
+        encoder("hf:nobody/nothing", modality("text"))
+    with pytest.raises(ModalityError, match="lacks its model"):
+        encoder("hf", modality("text"))
+
+
+def test_a_pickled_checkpoint_is_read_as_weights_alone(texts, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    pickled = tmp_path / "pickled"
+    shutil.copytree(texts, pickled)
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    row = made(texts, "text").prepare(TEXTS[0])
+    np.testing.assert_array_equal(made(pickled, "text").encode([row]), made(texts, "text").encode([row]))
+
+
+def test_options_that_an_encoder_does_not_know_are_refused():
+    with pytest.raises(ModalityError, match=r"encoder\.pooling"):
+        encoder("patches", modality("image"), pooling="cls")
+    with pytest.raises(ModalityError, match=r"encoder\.long_text"):
+        encoder("timm:test_vit/", modality("image"), long_text="windows")
