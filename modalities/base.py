@@ -207,7 +207,6 @@ class Encoder(ABC):
         input_shape: shape of a prepared sample that is an array, -1 for a length that varies; None for a str.
         input_dtype: dtype of a prepared sample that is an array, None for a str.
         truncates: it may read a part of a sample alone, and `is_truncated` says of which.
-        measured: any `batch_size` would do, and which is fast is to be found out where the model runs.
     """
 
     accepts: ClassVar[tuple[str, ...]]
@@ -217,7 +216,6 @@ class Encoder(ABC):
     input_shape: tuple[int, ...] | None = None
     input_dtype: np.dtype[Any] | None = None
     truncates: bool = False
-    measured: bool = False
 
     def open(self) -> None:  # noqa: B027 - most encoders need nothing
         """Open what `prepare` needs, such as a tokenizer; called once before it in each process.

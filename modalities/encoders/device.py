@@ -63,14 +63,6 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether a model raised ``error`` because its batch does not fit its device."""
-    import torch
-
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
-
-
 Staged = list[tuple[NDArray[Any], ...]]
 """The arrays of one batch, a tuple for each call of the model."""
 

@@ -32,8 +32,6 @@ class TorchEncoder(Encoder):
         device: see there.
     """
 
-    measured = True
-
     def __init__(
         self,
         spec: str,
