@@ -27,5 +27,6 @@ def write_scene(path, pixels=None, crs=UTM, corner=CORNER, metres=10.0, names=No
         file.write(pixels)
         if names:
             file.descriptions = names
-        file.update_tags(**(tags or {}))
+        if tags:
+            file.update_tags(**tags)
     return pixels

@@ -1,0 +1,56 @@
+"""Whole curations of scenes: the counts add up, and no part of the result hangs on who did which part."""
+
+import numpy as np
+import pytest
+
+from pipelines.manifest import read_manifest
+from pipelines.store import Store
+from tests.modalities.scenes import values, write_scene
+
+from .conftest import rows_of
+
+SETTINGS = {"chip": 16, "bands": [3, 2, 1]}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Good scenes of 8 and 16 bits, and bad ones."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for seed in range(4):
+        write_scene(folder / f"deep{seed}.tif", values(4, 64, 64, seed=seed))
+        write_scene(folder / f"flat{seed}.tif", values(3, 64, 64, "uint8", seed=seed))
+    write_scene(folder / "empty.tif", np.zeros((3, 32, 32), "uint8"), nodata=0)
+    write_scene(folder / "few.tif", values(1))
+    write_scene(folder / "nowhere.tif", crs=None)
+    (folder / "text.tif").write_text("no scene")
+    return folder
+
+
+def test_counts_add_up_and_chips_keep_their_places(evenset, write_config, scenes, tmp_path):
+    config = write_config(
+        scenes, modality="satellite", satellite=SETTINGS, sample={"size": 30},
+        cluster={"n_clusters": [8]}, export={"formats": ["files", "parquet", "ids"]},
+    )  # fmt: skip
+    assert evenset("run", config).code == 0
+    run = Store(str(tmp_path / "run"))
+    counts = read_manifest(run, "embeddings").counts
+    assert (counts["samples"], counts["embedded"], counts["rejected"]) == (128 + 4 + 3, 128, 7)
+    rejected = rows_of(run, "rejected/embed")
+    assert {id.split("#")[0] for id in rejected} == {"empty.tif", "few.tif", "nowhere.tif", "text.tif"}
+    row = rows_of(run, "embeddings")["deep0.tif#16_0_16_16"]
+    assert (row["scene"], row["window"], row["crs"]) == ("deep0.tif", [16, 0, 16, 16], "EPSG:32633")
+    files = [*(tmp_path / "run/export/files").rglob("*.tif")]
+    assert len(files) == 30
+
+    again = evenset("run", config, f"output={tmp_path / 'again'}", "cluster.shards=2", "encoder.actors=[1,2]")
+    assert again.code == 0
+    for folder in ("embeddings", "curated"):
+        assert rows_of(run, folder) == rows_of(Store(str(tmp_path / "again")), folder)
+
+    # the exported chips are a pool of tiles that looks the same
+    tiles = evenset(
+        "run", config, f"source.path={tmp_path / 'run/export/files'}", "source.format=files",
+        f"output={tmp_path / 'tiles'}", "sample.size=5", "cluster.n_clusters=[4]",
+    )  # fmt: skip
+    assert tiles.code == 0, tiles
+    assert read_manifest(Store(str(tmp_path / "tiles")), "embeddings").counts["embedded"] == 30
