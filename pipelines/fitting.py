@@ -33,10 +33,13 @@ STATE = "encoder/state.npz"
 MODALITY = "encoder/modality.npz"
 SAMPLES = 2_000
 GLIMPSES = 500
+_SPARE = 16  # beyond a part's share of the draws, so that all of the luckiest are among them
 PARTS = 64
 """The sample comes from at most this many parts: the whole pool is not read for it."""
 
 State = dict[str, NDArray[Any]]
+Drawn = list[tuple[float, str, Any]]
+"""Luck and id of each sample, and what was made of it."""
 
 
 def fit(encoder: FittedEncoder, pool: Pool, config: Config, store: Store) -> str:
@@ -107,18 +110,27 @@ def _chosen_parts(pool: Pool, seed: int) -> list[Part]:
 
 
 def _taken(pool: Pool, config: Config, look: Callable[[bytes], Any], most: int) -> list[ObjectRef]:
-    """What ``look`` makes of about ``most`` samples, from parts that may kill their process over others.
+    """What ``look`` makes of up to ``most`` samples, from parts that may kill their process over others.
+
+    Every part offers twice its share, the luckiest first, of which the luckiest of all are taken: so it does
+    not matter how the pool is cut, or in what form it comes, where there are no more than `PARTS` parts.
+
+    Returns:
+        A list of samples, by their luck, as the only entry of a list.
 
     Raises:
         RunError: It makes nothing of any.
     """
     chosen = _chosen_parts(pool, config.seed)
-    seconds = config.limits.timeout
-    arguments = (look, config.seed, -(-most // len(chosen)), seconds)
+    seconds, looked = config.limits.timeout, sum(samples_of(part) for part in chosen)
+    arguments = [
+        (look, config.seed, min(most, 2 * -(-most * samples_of(part) // looked) + _SPARE), seconds)
+        for part in chosen
+    ]
     take = ray.remote(num_returns=2, max_retries=stream.RETRIES)(_take)
     take_sound = ray.remote(num_returns=2)(_take_sound)
     sound = ray.remote(num_cpus=0)(stream.alike(rescue.sound))
-    answers = [take.remote(pool.source, part, *arguments) for part in chosen]
+    answers = [take.remote(pool.source, part, *args) for part, args in zip(chosen, arguments, strict=True)]
     work = Work(pool.source, pool.modality, None, seconds, 1.0, None, identity())
     lost: dict[int, str] = {}
     for i, part in enumerate(chosen):
@@ -127,14 +139,20 @@ def _taken(pool: Pool, config: Config, look: Callable[[bytes], Any], most: int) 
         except DEATHS:
             lost[part.index] = "decode"
             check_lost(lost, config.limits.deadly_parts)
-            answers[i] = take_sound.remote(sound.remote(part, work), *arguments)
+            answers[i] = take_sound.remote(sound.remote(part, work), *arguments[i])
     _check_any(ray.get([tally for _, tally in answers]), chosen, pool)
-    return [samples for samples, _ in answers]
+    return [ray.remote(_luckiest).remote(most, *(offered for offered, _ in answers))]
+
+
+def _luckiest(most: int, *offered: Drawn) -> list[Any]:
+    """The ``most`` samples of the smallest draws, in their order."""
+    together = sorted((one for offers in offered for one in offers), key=lambda one: one[:2])
+    return [sample for _, _, sample in together[:most]]
 
 
 def _take(
     source: Source, part: Part, look: Callable[[bytes], Any], seed: int, share: int, seconds: float
-) -> tuple[list[Any], Tally]:
+) -> tuple[Drawn, Tally]:
     """Look at up to ``share`` samples of a part: those with the smallest draws that can be decoded.
 
     Returns:
@@ -145,26 +163,26 @@ def _take(
 
 def _take_sound(
     samples: pa.Table, look: Callable[[bytes], Any], seed: int, share: int, seconds: float
-) -> tuple[list[Any], Tally]:
+) -> tuple[Drawn, Tally]:
     """As `_take`, of what `rescue.sound` left of a part."""
     return _drawn([Record(**row) for row in samples.to_pylist()], look, seed, share, seconds)
 
 
 def _drawn(
     found: list[Record], look: Callable[[bytes], Any], seed: int, share: int, seconds: float
-) -> tuple[list[Any], Tally]:
+) -> tuple[Drawn, Tally]:
     reasons = Counter(record.reason or encode.UNREAD for record in found if record.payload is None)
     records = [record for record in found if record.payload is not None]
     keys = keys_of(record.id for record in records)
     luck = draws(mixed(keys), salt(seed, Purpose.ENCODER_FIT, 1))
-    samples: list[Any] = []
+    samples: Drawn = []
     with watchdog(seconds) as alive:
         for i in smallest(luck, keys, len(records)):
             if len(samples) == share:
                 break
             alive()
             try:
-                samples.append(look(records[i].payload or b""))
+                samples.append((float(luck[i]), records[i].id, look(records[i].payload or b"")))
             except Exception as error:  # the embed stage meets this sample again and rejects it
                 reasons[encode.verdict(error)] += 1
     return samples, Tally(len(samples), reasons.total(), reasons)

@@ -1,0 +1,114 @@
+"""The examples on real data: one pool in three forms is one pool, and nothing of any pool is lost."""
+
+import io
+import json
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.manifest import read_manifest
+from pipelines.store import Store
+
+from .conftest import rows_of
+
+EXAMPLES = "examples"
+
+
+def some(data, name, count, step=1):
+    """Some rows of a file of real data, in the order of their ids."""
+    columns = ["id", "image"] if name in ("cifar10", "eurosat_rgb_part0") else ["id", "text"]
+    table = pq.read_table(data / f"{name}.parquet", columns=columns)
+    return sorted(table.slice(0, count * step).to_pylist()[::step], key=lambda row: row["id"].encode())
+
+
+def as_parquet(rows, folder):
+    pq.write_table(pa.Table.from_pylist(rows), folder / "images.parquet")
+    return "images.parquet", "id"
+
+
+def as_folder(rows, folder):
+    for row in rows:
+        file = folder / "images" / f"{row['id']}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row["image"])
+    return "images", "__key__"
+
+
+def as_webdataset(rows, folder):
+    for number, start in enumerate(range(0, len(rows), 150)):
+        with tarfile.open(folder / f"shard-{number:03d}.tar", "w") as tar:
+            for row in rows[start : start + 150]:
+                member = tarfile.TarInfo(f"{row['id']}.jpg")
+                member.size = len(row["image"])
+                tar.addfile(member, io.BytesIO(row["image"]))
+    return "shard-{000..001}.tar", "__key__"
+
+
+def embedded(evenset, example, folder, *overrides):
+    """Embeds an example's pool; returns its run, in which the counts add up."""
+    output = folder / "run"
+    told = evenset("embed", f"{EXAMPLES}/{example}.yaml", f"output={output}", "sample.size=40", *overrides)
+    assert told.code == 0, told
+    run = Store(str(output))
+    counts = read_manifest(run, "embeddings").counts
+    assert counts["samples"] == counts["embedded"] + counts["rejected"] > 40
+    return run
+
+
+def curated(evenset, example, folder, *overrides):
+    """Runs an example to its end; returns its run."""
+    run, output = embedded(evenset, example, folder, *overrides), folder / "run"
+    told = evenset("run", f"{EXAMPLES}/{example}.yaml", f"output={output}", "sample.size=40", *overrides)
+    assert told.code == 0, told
+    assert len(rows_of(run, "curated")) == 40
+    assert (output / "report.html").stat().st_size > 10_000
+    return run
+
+
+def test_images_are_the_same_pool_as_parquet_as_files_and_as_tars(evenset, data, tmp_path):
+    """With 300 images in one part each or two of 150, ids, payloads and the patches learned are the same."""
+    rows, found = some(data, "cifar10", 300, step=30), {}
+    for form in (as_parquet, as_folder, as_webdataset):
+        folder = tmp_path / form.__name__
+        folder.mkdir()
+        path, id_column = form(rows, folder)
+        run = embedded(
+            evenset, "images", folder, f"source.path={folder / path}", f"source.id_column={id_column}"
+        )
+        found[form.__name__] = {id: row["embedding"] for id, row in rows_of(run, "embeddings").items()}
+    assert list(found["as_parquet"]) == [row["id"] for row in rows]
+    assert found["as_folder"] == found["as_parquet"] == found["as_webdataset"]
+
+
+@pytest.mark.slow
+def test_newswires_as_json_lines(evenset, data, tmp_path):
+    rows = some(data, "reuters21578", 120)
+    rows[7]["text"] = "  \n "
+    lines = [json.dumps(row) for row in rows]
+    lines[11] = lines[11][:-20]
+    (tmp_path / "wires.jsonl").write_text("\n".join(lines))
+    run = curated(evenset, "text", tmp_path, f"source.path={tmp_path / 'wires.jsonl'}", "source.id_column=id")
+    rejected = rows_of(run, "rejected/embed")
+    assert {row["reason"] for row in rejected.values()} == {
+        "The text is empty or blank.",
+        "The line is not valid JSON.",
+    }
+
+
+@pytest.mark.slow
+def test_tiles_of_eurosat_have_no_place_and_are_curated_all_the_same(evenset, data, tmp_path):
+    pq.write_table(
+        pa.Table.from_pylist(some(data, "eurosat_rgb_part0", 150, step=60)), tmp_path / "tiles.parquet"
+    )
+    where = f"source.path={tmp_path / 'tiles.parquet'}"
+    run = curated(evenset, "satellite", tmp_path, where, "source.id_column=id", "source.format=parquet",
+                   "satellite.bands=null")  # fmt: skip
+    assert all(row["crs"] is None for row in rows_of(run, "embeddings").values())
+
+
+@pytest.mark.slow
+def test_scenes_as_they_come(evenset, data, tmp_path):
+    run = curated(evenset, "satellite", tmp_path, f"source.path={data / 'geotiff'}")
+    assert any(row["crs"] for row in rows_of(run, "embeddings").values())
