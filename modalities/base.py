@@ -6,8 +6,9 @@ The modalities in this package use nothing else, and neither does a plugin.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -54,12 +55,14 @@ class Record:
         uri: where it lies, for a person or for reading it again.
         payload: the encoded sample, or None where it could not be read.
         reason: why there is no payload.
+        kept: values of the source's `Source.kept` columns; None where there are none.
     """
 
     id: str
     uri: str
     payload: bytes | None
     reason: str | None = None
+    kept: Mapping[str, Any] | None = None
 
 
 class Source(ABC):
@@ -67,9 +70,11 @@ class Source(ABC):
 
     Attributes:
         decided: why the pool is read as it is, where nobody said how, one sentence; else None.
+        kept: columns of the pool that stay with its samples (``source.keep``), and their types.
     """
 
     decided: str | None = None
+    kept: Mapping[str, pa.DataType] = MappingProxyType({})
 
     @abstractmethod
     def parts(self) -> list[Part]:

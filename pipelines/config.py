@@ -45,6 +45,8 @@ class Source(Section):
     """the column that holds the sample, for parquet and jsonl; the suffix of its member, for webdataset"""
     id_column: str | None = None
     """the column that names the sample, by default path#row; __key__: path without suffix (files, tars)"""
+    keep: list[str] = Field(default_factory=list)
+    """columns that stay with the samples up to the export, such as [license]: parquet, jsonl, webdataset"""
 
 
 class Encoder(Section):

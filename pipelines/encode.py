@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,9 @@ TRUNCATED = "truncated"
 CUT = b"evenset.truncated"
 """Key beside it, where the encoder may truncate: how many samples of the part it did."""
 
+READ = ("id", "uri", "payload", "reason")
+"""Columns of every sample that was read; any other is one that is kept."""
+
 UNREAD = "It could not be read."
 NOT_FINITE = "The embedding has NaN or infinite values."
 ALL_ZERO = "The embedding is all zero: it has no direction."
@@ -48,11 +51,11 @@ ALL_ZERO = "The embedding is all zero: it has no direction."
 def read(block: pa.Table, *, source: Source) -> pa.Table:
     """Read the samples of a part as ``id, uri, payload, reason``."""
     part = entered(block)
-    return pack(part.index, tabled(source.read(part)))
+    return pack(part.index, tabled(source.read(part), source.kept))
 
 
-def tabled(found: Iterable[Record]) -> pa.Table:
-    """Records as a table ``id, uri, payload, reason``."""
+def tabled(found: Iterable[Record], kept: Mapping[str, pa.DataType]) -> pa.Table:
+    """Records as a table ``id, uri, payload, reason`` and the columns that are kept, of their types."""
     records = [nameable(record) for record in found]
     columns = {
         "id": pa.array([r.id for r in records], pa.string()),
@@ -60,6 +63,8 @@ def tabled(found: Iterable[Record]) -> pa.Table:
         "payload": pa.array([r.payload for r in records], pa.large_binary()),
         "reason": pa.array([r.reason for r in records], pa.string()),
     }
+    for name, kind in kept.items():
+        columns[name] = pa.array([r.kept and r.kept.get(name) for r in records], kind)
     return pa.table(columns)
 
 
@@ -112,6 +117,7 @@ def prepared(
         "uri": samples["uri"],
         "reason": pa.array(reasons, pa.string()),
         "prepared": pa.array(all_ready, kind),
+        **{name: samples[name] for name in samples.column_names if name not in READ},
         **{name: pa.array(values, kinds[name]) for name, values in described.items()},
     }
     return pa.table(columns)

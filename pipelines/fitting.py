@@ -165,7 +165,8 @@ def _take_sound(
     samples: pa.Table, look: Callable[[bytes], Any], seed: int, share: int, seconds: float
 ) -> tuple[Drawn, Tally]:
     """As `_take`, of what `rescue.sound` left of a part."""
-    return _drawn([Record(**row) for row in samples.to_pylist()], look, seed, share, seconds)
+    found = samples.select(encode.READ).to_pylist()
+    return _drawn([Record(**row) for row in found], look, seed, share, seconds)
 
 
 def _drawn(

@@ -130,7 +130,7 @@ class _Steps:
 
     @telling
     def read(self, part: Part) -> pa.Table:
-        return encode.tabled(self._work.source.read(part))
+        return encode.tabled(self._work.source.read(part), self._work.source.kept)
 
     @telling
     def vectors(self, part: Part) -> tuple[list[str], list[str], NDArray[Any], list[str | None]]:

@@ -96,6 +96,7 @@ def open_pool(config: Config) -> Pool:
         where,
         column=settings.column,
         id_column=settings.id_column,
+        keep=settings.keep,
         modality=modality,
         timeout=config.limits.timeout,
     )

@@ -134,7 +134,8 @@ def _read(part: Part, lone: Lone, work: Work) -> pa.Table:
 
     done, lost = isolate(range(len(names) or 1), lambda rows: lone.run("read", piece(rows)))
     reason = READ if names else READ_TOGETHER
-    done += [([row], encode.tabled(work.source.unread(piece([row]), reason))) for row in lost]
+    source = work.source
+    done += [([row], encode.tabled(source.unread(piece([row]), reason), source.kept)) for row in lost]
     return _in_order(done)
 
 

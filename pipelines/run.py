@@ -260,6 +260,7 @@ class Runner:
             if not self._embedded:
                 keys += [f"encoder.{name}" for name in changed(self._config)]
             keys += ["seed"] if self._learns else []
+            keys += ["source.keep"] if values["source.keep"] else []
             keys += [key for key in values if key.startswith(f"{self._config.section}.")]
         elif stage.name == "cluster":
             # how it runs changes no result, and splitting into ones neither

@@ -55,12 +55,13 @@ def sample(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         groups = [offers[i : i + _MERGED_AT_ONCE] for i in range(0, len(offers), _MERGED_AT_ONCE)]
         offers = [_merge.remote(wanted, *group) for group in groups]
     drawn, rows = _draw.options(num_returns=2).remote(ray.put(tree), wanted, offers[0], config.seed)
-    named = [_name.remote(store, part, rows) for part in parts]
+    keep = config.source.keep
+    named = [_name.remote(store, part, rows, keep) for part in parts]
     waiting = list(named)
     while waiting:
         done, waiting = ray.wait(waiting)
         progress.advance(len(done))
-    counts: dict[str, Any] = ray.get(_write.remote(store, ray.put(tree), size, drawn, *named))
+    counts: dict[str, Any] = ray.get(_write.remote(store, ray.put(tree), size, keep, drawn, *named))
     progress.finish()
     return counts
 
@@ -105,15 +106,19 @@ def _draw(
 
 
 @ray.remote(num_cpus=1)
-def _name(store: Store, part: str, rows: tuple[NDArray[np.int64], NDArray[np.int64]]) -> pa.Table:
-    """Id, uri and key of the rows drawn from one part, and their places in the curated set."""
+def _name(
+    store: Store, part: str, rows: tuple[NDArray[np.int64], NDArray[np.int64]], keep: list[str]
+) -> pa.Table:
+    """Id, uri, key and what is kept of the rows drawn from one part, and their places in the curated set."""
     place = np.flatnonzero(rows[0] == part_index(part))
-    table = store.read_table(part_name("embeddings", part_index(part)), ["id", "uri", "key"])
+    table = store.read_table(part_name("embeddings", part_index(part)), ["id", "uri", "key", *keep])
     return table.take(rows[1][place]).append_column("place", pa.array(place, pa.int64()))
 
 
 @ray.remote(num_cpus=1)
-def _write(store: Store, tree: Tree, size: int, drawn: Drawn, *named: pa.Table) -> dict[str, Any]:
+def _write(
+    store: Store, tree: Tree, size: int, keep: list[str], drawn: Drawn, *named: pa.Table
+) -> dict[str, Any]:
     if drawn.repeats.sum() != size:
         raise RunError(
             f"the assignments of {store.url} give {drawn.repeats.sum():,} of the {size:,} samples that its "
@@ -126,6 +131,7 @@ def _write(store: Store, tree: Tree, size: int, drawn: Drawn, *named: pa.Table) 
     path = tree.paths()[drawn.leaf]
     table = table.append_column("path", _lists(path.ravel(), np.arange(len(path) + 1) * path.shape[1]))
     table = table.append_column("weight", pa.array(drawn.weight, pa.float64()))
+    table = table.select([name for name in table.column_names if name not in keep] + keep)
     for index, start in enumerate(range(0, max(1, len(table)), _ROWS_A_FILE)):
         store.write_table(part_name("curated", index), table.slice(start, _ROWS_A_FILE))
     return {

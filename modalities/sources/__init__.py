@@ -8,6 +8,7 @@ from modalities.base import Modality, ModalityError, Source
 from modalities.sources.detect import detect_format
 from modalities.sources.embeddings import EmbeddingsSource
 from modalities.sources.files import KEY, FilesSource
+from modalities.sources.kept import check_keep
 from modalities.sources.lines import JsonLinesSource, TextLinesSource
 from modalities.sources.parquet import ParquetSource
 from modalities.sources.paths import Listing, list_files
@@ -33,6 +34,7 @@ def open_source(
     *,
     column: str | None,
     id_column: str | None,
+    keep: Sequence[str] = (),
     modality: Modality,
     part_rows: int | None = None,
     timeout: float | None = None,
@@ -44,6 +46,7 @@ def open_source(
         path: a file, a folder, a glob or a list of these, on any filesystem that fsspec opens.
         column: column or key of the samples, where the format has such.
         id_column: column or key of the ids, where the format has such.
+        keep: columns or keys that stay with the samples, where the format has such.
         modality: what a sample is.
         part_rows: samples of a part at most; None takes the format's own.
         timeout: seconds that reading a sample, or the rows of a part, may take; None sets no bound.
@@ -58,7 +61,7 @@ def open_source(
     if fmt == "auto":
         fmt, decided = detect_format(listing, modality.suffixes, modality.formats)
     rows = {} if part_rows is None else {"part_rows": part_rows}
-    source = _source(fmt, listing, column, id_column, modality, rows)
+    source = _source(fmt, listing, column, id_column, keep, modality, rows)
     source.decided = decided
     return source
 
@@ -68,17 +71,22 @@ def _source(
     listing: Listing,
     column: str | None,
     id_column: str | None,
+    keep: Sequence[str],
     modality: Modality,
     rows: dict[str, int],
 ) -> Source:
     if fmt in ("files", "txt", *modality.formats):
         for key, value in (("source.column", column), ("source.id_column", id_column)):
-            if value is not None and not (
-                fmt in ("files", "txt") and (key, value) == ("source.id_column", KEY)
-            ):
+            whole = fmt == "files" or (fmt == "txt" and not listing.single)  # a sample is a file
+            if value is not None and not (whole and (key, value) == ("source.id_column", KEY)):
                 raise ModalityError(
                     f"{key} {value!r} has no meaning for source.format {fmt!r}: leave it out."
                 )
+    if keep and fmt not in ("webdataset", "parquet", "jsonl"):
+        raise ModalityError(
+            f"source.keep {', '.join(keep)} has no meaning for source.format {fmt!r}: leave it out."
+        )
+    check_keep(keep, modality)
     if fmt in modality.formats:
         return modality.open(fmt, listing, rows.get("part_rows"))
     if fmt == "txt" and not modality.strings_are_samples:
@@ -90,9 +98,9 @@ def _source(
     if fmt == "files":
         return FilesSource(listing, modality.suffixes, id_column=id_column, **rows)
     if fmt == "webdataset":
-        return WebDatasetSource(listing, modality, column, id_column, **rows)
+        return WebDatasetSource(listing, modality, column, id_column, keep=keep, **rows)
     if fmt == "parquet":
-        return ParquetSource(listing, modality, column, id_column, **rows)
+        return ParquetSource(listing, modality, column, id_column, keep=keep, **rows)
     if fmt == "jsonl":
-        return JsonLinesSource(listing, modality, column, id_column, **rows)
+        return JsonLinesSource(listing, modality, column, id_column, keep=keep, **rows)
     return EmbeddingsSource(listing, column, id_column, **rows)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import posixpath
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from modalities.base import Modality, ModalityError, Part, Record
 from modalities.sources.compression import Damaged, Forward
 from modalities.sources.files import PART_BYTES, PART_ROWS
+from modalities.sources.kept import check_keys, kept_of
 from modalities.sources.objects import id_in, json_object
 from modalities.sources.paths import READ_ERRORS, Listing
 from modalities.sources.runs import RunsSource
 from modalities.sources.values import payload_of
 
 CHUNK = 8 * 2**20
+
+LOOKED_AT = 100
+"""Lines that are looked at for the keys of ``source.keep``."""
 
 
 class LinesSource(RunsSource):
@@ -64,6 +70,7 @@ class JsonLinesSource(LinesSource):
         column: the key of the samples; None takes the modality's usual name.
         id_column: the key of the ids; None numbers the lines.
         part_rows: samples of a part at most.
+        keep: keys that stay with the samples, as strings.
     """
 
     SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
@@ -75,8 +82,10 @@ class JsonLinesSource(LinesSource):
         column: str | None = None,
         id_column: str | None = None,
         part_rows: int = PART_ROWS,
+        keep: Sequence[str] = (),
     ) -> None:
         super().__init__(listing, self.SUFFIXES, part_rows)
+        self.kept = dict.fromkeys(keep, pa.string())
         self._literal = modality.strings_are_samples
         self._column = column or modality.column_names[0]
         self._named = column is not None
@@ -85,7 +94,8 @@ class JsonLinesSource(LinesSource):
     def parts(self) -> list[Part]:
         """As for all lines; raises ModalityError too when the first object lacks a column."""
         parts = super().parts()
-        sample = self._first_object(parts[0])
+        sample, found = self._first_objects(parts[0])
+        check_keys(found, list(self.kept), parts[0].spec["file"])
         for key, column in (("source.column", self._column), ("source.id_column", self._id_column)):
             if sample is not None and column is not None and column not in sample:
                 raise ModalityError(
@@ -93,17 +103,19 @@ class JsonLinesSource(LinesSource):
                 )
         return parts
 
-    def _first_object(self, part: Part) -> dict[str, Any] | None:
+    def _first_objects(self, part: Part) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """Return the object of the first line, if it is one, and those of some lines from there on."""
         fs, path = self._root.join(part.spec["file"])
         try:
             with fs.open(path, "rb") as file:
                 stream = Forward(file)
-                line = b""
-                while b"\n" not in line and len(line) < PART_BYTES and (chunk := stream.read(CHUNK)):
-                    line += chunk
+                text = b""
+                while b"\n" not in text and len(text) < PART_BYTES and (chunk := stream.read(CHUNK)):
+                    text += chunk
         except (Damaged, *READ_ERRORS):
-            return None  # reading it will say why
-        return json_object(line.split(b"\n", 1)[0])[0]
+            return None, []  # reading it will say why
+        found = [json_object(line)[0] for line in text.split(b"\n", LOOKED_AT)[:LOOKED_AT]]
+        return found[0], [value for value in found if value is not None]
 
     def record(self, line: bytes, name: str, row: int) -> Record:
         """Parse one line."""
@@ -119,7 +131,8 @@ class JsonLinesSource(LinesSource):
             return self.rejected(name, row, f"The line has no key {self._column!r}.")
         folder = posixpath.dirname(name)
         payload, why = payload_of(value[self._column], self._literal, self._root, folder, named=self._named)
-        return Record(identity, f"{self._root.uri(name)}#{row}", payload, why)
+        kept = kept_of(value, self.kept) if self.kept else None
+        return Record(identity, f"{self._root.uri(name)}#{row}", payload, why, kept)
 
 
 class TextLinesSource(LinesSource):

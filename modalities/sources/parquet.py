@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from modalities.base import Modality, ModalityError, Part, Record, Source
 from modalities.sources.files import PART_BYTES, PART_ROWS
+from modalities.sources.kept import kept_types, kept_value
 from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
 from modalities.sources.patience import SlowError
 from modalities.sources.plain import unsafe_type
@@ -31,6 +32,7 @@ class ParquetSource(Source):
         column: where the samples are; None looks for the one that can be meant.
         id_column: where the ids are; None numbers the rows of each file.
         part_rows: samples of a part at most.
+        keep: columns that stay with the samples.
 
     Raises:
         ModalityError: there is no such column, or none or several that could be meant.
@@ -43,6 +45,7 @@ class ParquetSource(Source):
         column: str | None = None,
         id_column: str | None = None,
         part_rows: int = PART_ROWS,
+        keep: Sequence[str] = (),
     ) -> None:
         self._listing: Listing | None = listing
         self._root = listing.root
@@ -53,6 +56,7 @@ class ParquetSource(Source):
         self._named = column is not None
         first = table_files(listing, SUFFIXES)[0]
         schema = open_parquet(self._root, first).schema_arrow
+        self.kept = kept_types(schema, keep, first)
         self._column = column if column is not None else find_column(schema, modality, id_column, first)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,6 +72,7 @@ class ParquetSource(Source):
             if self._id_column is not None:
                 require_column(file.schema_arrow, self._id_column, "source.id_column", name)
                 check_ids(file.schema_arrow.field(self._id_column), name)
+            self._check_kept(file.schema_arrow, name)
             parts.extend(slices(file.metadata, name, self._column, self._part_rows, len(parts)))
         if not parts:
             raise ModalityError(f"The pool is empty: the Parquet files of {self._root.url!r} have no rows.")
@@ -80,7 +85,8 @@ class ParquetSource(Source):
         label = self._root.label(name)
         folder = posixpath.dirname(name)
         uri = self._root.uri(name)
-        columns = [self._column] if self._id_column is None else [self._column, self._id_column]
+        own = [self._column] if self._id_column is None else [self._column, self._id_column]
+        columns = list(dict.fromkeys([*own, *self.kept]))
         try:
             table = read_slice(self._root, spec, columns)
         except (*READ_ERRORS, pa.ArrowException, ModalityError, SlowError) as error:
@@ -98,7 +104,8 @@ class ParquetSource(Source):
                 yield Record(f"{label}#{row}", where, None, wrong)
                 continue
             payload, why = payload_of(_value(value), self._literal, self._root, folder, named=self._named)
-            yield Record(id, where, payload, why)
+            kept = {key: kept_value(table.column(key)[i]) for key in self.kept}
+            yield Record(id, where, payload, why, kept or None)
 
     def unread(self, part: Part, reason: str) -> Iterator[Record]:
         """Name the rows of a part by their numbers."""
@@ -106,6 +113,15 @@ class ParquetSource(Source):
         label, uri = self._root.label(name), self._root.uri(name)
         for row in range(first + part.spec["start"], first + part.spec["stop"]):
             yield Record(f"{label}#{row}", f"{uri}#{row}", None, reason)
+
+    def _check_kept(self, schema: pa.Schema, name: str) -> None:
+        types = kept_types(schema, list(self.kept), name)
+        for key, kind in types.items():
+            if kind != self.kept[key]:
+                raise ModalityError(
+                    f"{name}: column {key!r} of source.keep is of type {kind}, in the first file of type"
+                    f" {self.kept[key]}: write both as one type, or leave it out."
+                )
 
 
 def read_ids(table: pa.Table, name: str) -> list[tuple[str | None, str | None]]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from modalities.base import Modality, Record
+import pyarrow as pa
+
+from modalities.base import Modality, Part, Record
 from modalities.sources.compression import Forward
 from modalities.sources.files import KEY, PART_ROWS, SAMPLE_BYTES
+from modalities.sources.kept import check_keys, kept_of
 from modalities.sources.objects import id_in, json_object
 from modalities.sources.paths import Listing, printable
-from modalities.sources.runs import RunsSource
+from modalities.sources.runs import RunsSource, stretch
 from modalities.sources.tar import Member, members, samples
 from modalities.sources.values import payload_of
 
@@ -31,6 +34,7 @@ class WebDatasetSource(RunsSource):
         column: the suffix of the member that is the sample, or a key of the json member.
         id_column: ``__key__``, or a key of the json member.
         part_rows: samples of a part at most.
+        keep: keys of the json member that stay with the samples, as strings.
     """
 
     sample_bytes = SAMPLE_BYTES
@@ -42,6 +46,7 @@ class WebDatasetSource(RunsSource):
         column: str | None = None,
         id_column: str | None = None,
         part_rows: int = PART_ROWS,
+        keep: Sequence[str] = (),
     ) -> None:
         super().__init__(listing, SUFFIXES, part_rows)
         self._literal = modality.strings_are_samples
@@ -50,6 +55,18 @@ class WebDatasetSource(RunsSource):
         self._named = column is not None
         self._text_key = modality.column_names[0] if modality.strings_are_samples else None
         self._id_column = id_column
+        self.kept = dict.fromkeys(keep, pa.string())
+
+    def parts(self) -> list[Part]:
+        """As for all tars; raises ModalityError too when no json member has a key of `keep`."""
+        parts = super().parts()
+        if self.kept and "reason" not in parts[0].spec:
+            data = stretch(self._root, parts[0].spec)
+            found = samples(members(Forward(io.BytesIO(data), plain=True), len(data)))
+            objects = (_about(dict(group), memoryview(data))[0] for _, group in found)
+            known = (value for value in objects if value is not None)
+            check_keys(known, list(self.kept), parts[0].spec["file"])
+        return parts
 
     def extents(self, stream: Forward) -> Iterator[tuple[int, int]]:
         """Yield where each sample begins and ends."""
@@ -87,7 +104,8 @@ class WebDatasetSource(RunsSource):
                 return Record(id, uri, None, why)
             id = own
         payload, reason = self._payload(parts, about, content, posixpath.dirname(name))
-        return Record(id, uri, payload, reason)
+        kept = kept_of(about or {}, self.kept) if self.kept else None
+        return Record(id, uri, payload, reason, kept)
 
     def _payload(
         self,

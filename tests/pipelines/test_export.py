@@ -137,3 +137,23 @@ def test_an_id_with_a_line_break_takes_one_line(evenset, write_config, tmp_path,
     assert len(lines) == 5
     assert all(line.startswith("first\\nsecond ") for line in lines)
     assert len(list((tmp_path / "run/export/files").iterdir())) == 5
+
+
+def test_columns_of_the_pool_stay_with_their_samples(evenset, write_config, tmp_path, digits):
+    names = [f"d{i}" for i in range(60)]
+    numbers = pa.array(range(60), pa.int16())
+    table = pa.table({"name": names, "image": [*digits[:59], b"bad"], "n": numbers})
+    pq.write_table(table, tmp_path / "pool.parquet", row_group_size=20)
+    source = {"format": "parquet", "column": "image", "id_column": "name", "keep": ["n"]}
+    config = write_config(
+        tmp_path / "pool.parquet", source=source, cluster={"n_clusters": [6]}, sample={"size": 20}
+    )
+    assert evenset("run", config).code == 0
+    run = Store(str(tmp_path / "run"))
+    for folder, rows in {"embeddings": 59, "curated": 20, "export/parquet": 20}.items():
+        found = rows_of(run, folder)
+        assert {id: row["n"] for id, row in found.items()} == {id: int(id[1:]) for id in found}
+        assert len(found) == rows
+        first = run.read_table(run.list(folder)[0])
+        assert first.schema.field("n").type == pa.int16()
+    assert "source.keep" in evenset("embed", config, "source.keep=[]").text
