@@ -68,7 +68,7 @@ def test_what_is_planned():
     hierarchical.add_arguments(parser)
     keys = [cell.key for cell in hierarchical.plan(parser.parse_args([]))]
     count = Counter((key["pool"], key["n"], key["method"]) for key in keys)
-    assert count["toy", 9000, OURS] == count["toy", 9000, THEIRS] == 5
+    assert count["toy", 9000, OURS] == count["toy", 9000, THEIRS] == 20
     assert count["mixture", 50_000, THEIRS] == 3
     assert count["mixture", 100_000, OURS] == 3
     assert count["mixture", 100_000, THEIRS] == 0

@@ -8,7 +8,7 @@ from . import head
 from .conftest import environment
 from .curations import driving, moment, results, write_config
 
-AT_ONCE = 20.0  # seconds for the processes of a stage to be there
+AT_ONCE = 60.0  # seconds for the processes of a stage to be there
 WORKERS = {
     "encoder": ("embed", "ray::MapWorker"),
     "point shard": ("cluster", "ray::PointShard"),

@@ -163,7 +163,7 @@ def test_the_state_of_an_encoder_that_holds_objects(canary, tmp_path):
     for content in (buffer.getvalue(), canary.pickle, objects(canary), b"PK\x03\x04", b""):
         store.write_bytes(STATE, content)
         with pytest.raises(RunError, match=r"state\.npz is damaged"):
-            _kept(store)
+            _kept(store, STATE)
 
 
 def test_names_in_a_run_lead_nowhere_else(tmp_path):
