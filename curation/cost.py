@@ -138,8 +138,9 @@ class Crew:
 def fit_work(n: int, d: int, k: int, plan: Plan) -> Work:
     """One k-means fit of n points (n, d) with k clusters, without the assignment that follows it."""
     candidates, lloyd = near(k), plan.algorithm == "lloyd"
-    expected = LLOYD_ITERATIONS if lloyd else PASSING_ITERATIONS if plan.passing else ITERATIONS
-    times = min(expected, plan.max_iter) if plan.tol > 0 else plan.max_iter
+    brief = plan.passing and not lloyd  # which ends whatever it gains
+    expected = LLOYD_ITERATIONS if lloyd else PASSING_ITERATIONS if brief else ITERATIONS
+    times = min(expected, plan.max_iter) if brief or plan.tol > 0 else plan.max_iter
     work = _start(n, d, k, plan)
     if lloyd or candidates == k:
         return work + Work(scanned=float(n) * k, read=n, updated=n, rounds=2) * times

@@ -11,8 +11,6 @@ from curation.descent import Algorithm, Distance, Init, Plan
 from curation.errors import CurationError
 from curation.resampling import Strategy
 
-_PASSING = 1e-3  # least relative gain of an iteration while resampling goes on
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -56,8 +54,7 @@ class Recipe:
     @property
     def passing(self) -> Plan:
         """How those are fitted that only choose the points of the next resampling step: less finely."""
-        tol = self.tol if self.algorithm == "lloyd" else max(self.tol, _PASSING)
-        return replace(self.plan, tol=tol, passing=True)
+        return replace(self.plan, passing=True)
 
     def __post_init__(self) -> None:
         k = list(self.n_clusters)
