@@ -344,10 +344,15 @@ def test_a_kill_of_the_driver_changes_no_row(
     assert results(run) == local
 
 
-@pytest.mark.cluster
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("kind", "rate", "seed"), [("busy", 0.25, 1), ("busy", 0.25, 2), ("hang", 0.03, 3), ("cut", 0.1, 4)]
+    ("kind", "rate", "seed"),
+    [
+        pytest.param("busy", 0.1, 1, marks=pytest.mark.cluster),
+        pytest.param("hang", 0.02, 2, marks=pytest.mark.cluster),
+        pytest.param("cut", 0.1, 3, marks=pytest.mark.cluster),
+        pytest.param("busy", 0.25, 4, marks=pytest.mark.soak),  # waits for three minutes in all
+    ],
 )
 def test_a_share_of_requests_that_fail_changes_no_row(
     evenset, there, write, pictures, proxy, bucket, survived, tmp_path, kind, rate, seed
