@@ -208,7 +208,7 @@ class Encoder(ABC):
         accepts: the kinds of `Modality` that it can encode.
         spec: the name it was asked for by.
         dim: length of an embedding.
-        batch_size: rows of every model batch; shorter batches are filled up.
+        batch_size: rows of every model batch, shorter ones are filled up; set anew while the best is sought.
         input_shape: shape of a prepared sample that is an array, -1 for a length that varies; None for a str.
         input_dtype: dtype of a prepared sample that is an array, None for a str.
         truncates: it may read a part of a sample alone, and `is_truncated` says of which.

@@ -209,7 +209,7 @@ class Runner:
             if any("://" in url for url in (self._store.url, *source_paths(self._config))):
                 self._retries.open()
             if not self._embedded:
-                self._config = decide(self._config, self._pool.modality, self._progress.say)
+                self._config = decide(self._config, self._pool, self._progress.say)
                 self._write_config()
             self._ready = True
 

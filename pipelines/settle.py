@@ -9,11 +9,14 @@ import ray
 
 import modalities
 from modalities.base import Encoder, FittedEncoder, Modality, ModalityError
+from pipelines import batch
 from pipelines.config import Config
+from pipelines.lone import DEATHS
 from pipelines.manifest import Basis
-from pipelines.resources import resources
+from pipelines.pool import Pool
+from pipelines.resources import Resources, resources
 from pipelines.secrets import hidden
-from pipelines.sizing import check_gpus
+from pipelines.sizing import check_gpus, sizing
 
 OPTIONS = ("pooling", "long_text")
 """Keys of ``encoder`` that go to the encoder itself, where they are not as they are by default."""
@@ -62,15 +65,15 @@ def build(config: Config, modality: Modality) -> Encoder:
     )
 
 
-def decide(config: Config, modality: Modality, say: Callable[[str], Any] = lambda _: None) -> Config:
+def decide(config: Config, pool: Pool, say: Callable[[str], Any] = lambda _: None) -> Config:
     """Settle what is still ``auto``, on a machine of the cluster like the one that will encode.
 
-    An encoder that learns from the pool is small: left open, it runs on the CPU in float32.
+    An encoder that learns from the pool is small: left open, it is on the CPU in float32, its batches its own.
 
     Args:
         config: What was asked for.
-        modality: Of the pool.
-        say: Told what is waited for, a sentence each.
+        pool: What is to be encoded.
+        say: Told what is waited for and what was found, a sentence each.
 
     Raises:
         RequestError: No machine has, or will have, the GPUs of an encoder.
@@ -78,12 +81,12 @@ def decide(config: Config, modality: Modality, say: Callable[[str], Any] = lambd
     """
     if is_settled(config):
         return config
+    modality = pool.modality
     encoder, there = build(config, modality), resources(config.ray)
     small = isinstance(encoder, FittedEncoder)
-    found: dict[str, Any] = {"batch_size": encoder.batch_size}
     if config.encoder.num_gpus == "auto":
-        found["num_gpus"] = 1.0 if there.most_gpus >= 1 and not small else 0.0
-    config = _with_encoder(config, found)
+        gpus = 1.0 if there.most_gpus >= 1 and not small else 0.0
+        config = _with_encoder(config, {"num_gpus": gpus})
     check_gpus(config, there)
     if config.encoder.dtype == "auto":
         if config.encoder.num_gpus and not there.gpus and not small:
@@ -91,6 +94,10 @@ def decide(config: Config, modality: Modality, say: Callable[[str], Any] = lambd
         probe = ray.remote(num_cpus=0, num_gpus=config.encoder.num_gpus)(_fastest_dtype)
         dtype = "float32" if small else ray.get(probe.remote(config, modality))
         config = _with_encoder(config, {"dtype": dtype})
+    if config.encoder.batch_size == "auto":
+        worth = pool.size >= batch.WORTH and not small
+        size = _batch_size(config, pool, there, say) if worth else encoder.batch_size
+        config = _with_encoder(config, {"batch_size": size})
     return config
 
 
@@ -113,6 +120,22 @@ def _fastest_dtype(config: Config, modality: Modality) -> str:
     except ModalityError:  # an encoder with an arithmetic of its own
         return "float32"
     return dtype
+
+
+def _batch_size(config: Config, pool: Pool, there: Resources, say: Callable[[str], Any]) -> int:
+    """Rows of a batch, measured where an encoder would be; all else of the encoder is settled."""
+    encoder, size = build(config, pool.modality), sizing(config, there, len(pool.parts), pool.size)
+    task = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus, max_retries=0)(batch.measured)
+    try:
+        found = ray.get(
+            task.remote(encoder, pool.source, pool.parts[0], pool.modality, config.limits.timeout)
+        )
+    except DEATHS:  # of memory, or of a sample, which the embed stage will find
+        say(f"the process that measured encoder.batch_size died: it is {encoder.batch_size}")
+        return encoder.batch_size
+    chosen = batch.best(found, encoder.batch_size)
+    say(f"encoder.batch_size is {chosen} (samples a second in batches of {batch.told(found) or 'none'})")
+    return chosen
 
 
 def _with_encoder(config: Config, update: dict[str, Any]) -> Config:

@@ -167,8 +167,15 @@ def streams(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize(
+    ("dtype", "distance"),
+    [
+        (np.float16, "euclidean"),
+        (np.float32, "cosine"),
+        pytest.param(np.float16, "cosine", marks=pytest.mark.slow),
+        pytest.param(np.float32, "euclidean", marks=pytest.mark.slow),
+    ],
+)
 def test_no_result_depends_on_the_memory(tmp_path, monkeypatch, dtype, distance):
     """Of a pool of either type, held in memory or streamed from a file of the smallest type that fits."""
     points, seen = (POINTS / 8).astype(dtype), streams(monkeypatch)
@@ -202,7 +209,13 @@ def test_greedy_seeds_want_all_points_in_memory(tmp_path):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("moment", "shards", "then"), [("fit", 1, 1), ("fit", 2, 3), ("step", 2, 2), ("levels", 2, 1)]
+    ("moment", "shards", "then"),
+    [
+        pytest.param("fit", 1, 1, marks=pytest.mark.slow),
+        ("fit", 2, 3),
+        pytest.param("step", 2, 2, marks=pytest.mark.slow),
+        ("levels", 2, 1),
+    ],
 )
 def test_a_killed_run_goes_on_and_ends_the_same(
     evenset, write_config, tmp_path, ray_cluster, moment, shards, then

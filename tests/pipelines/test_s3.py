@@ -390,6 +390,7 @@ def test_listings_that_lag_behind_change_no_row(evenset, there, write, vectors, 
     assert results(run) == local
 
 
+@pytest.mark.cluster
 def test_a_sample_that_hangs_is_rejected_and_the_run_goes_on(there, write, pictures, proxy, bucket, tmp_path):
     upload(proxy.upstream, bucket, pictures)
     run = Store(f"s3://{bucket}/run")
