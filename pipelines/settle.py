@@ -68,7 +68,8 @@ def build(config: Config, modality: Modality) -> Encoder:
 def decide(config: Config, pool: Pool, say: Callable[[str], Any] = lambda _: None) -> Config:
     """Settle what is still ``auto``, on a machine of the cluster like the one that will encode.
 
-    An encoder that learns from the pool is small: left open, it is on the CPU in float32, its batches its own.
+    An encoder that learns from the pool is small: left open, it runs on the CPU in float32, in batches of
+    its own size.
 
     Args:
         config: What was asked for.
