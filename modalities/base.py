@@ -23,6 +23,10 @@ KMeansFn = Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]
 """(points (n, d), n_clusters, seed) -> centroids (k, d)."""
 
 
+MAX_PIXELS = 100_000_000
+"""Of a picture, by default: a few kilobytes can claim any size."""
+
+
 class Rejected(Exception):
     """One sample cannot be used; ``str()`` of it is the reason, one plain sentence."""
 
@@ -121,6 +125,8 @@ class Modality(ABC):
         settings: the keys of a section of the config that has the modality's name, each with a default; an
             instance of it is the only argument of the class. None: there is no such section, and the class
             takes no argument.
+        max_pixels: pixels of a picture, values of a raster of many bands, above which `decode` rejects it by
+            its header, before it is decompressed (``limits.pixels`` of the config).
     """
 
     name: ClassVar[str]
@@ -133,6 +139,7 @@ class Modality(ABC):
     formats: ClassVar[dict[str, tuple[str, ...]]] = {}
     layout: ClassVar[Literal["tiles", "rows"]] = "rows"
     settings: ClassVar[type[Settings] | None] = None
+    max_pixels: int = MAX_PIXELS
 
     def open(self, format: str, listing: Listing, part_rows: int | None) -> Source:
         """Open a pool in one of `formats`: files that hold many samples each, say.

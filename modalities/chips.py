@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from modalities.base import ModalityError, Rejected
+from modalities.base import MAX_PIXELS, ModalityError, Rejected
 
 try:
     import rasterio
@@ -36,9 +36,6 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 TAGS = "EVENSET"
 """Namespace of the tags that a chip carries about its scene."""
-
-MAX_PIXELS = 100_000_000
-"""Values of a chip or a block (pixels x bands): a larger one is rejected before it is decompressed."""
 
 LON_LAT = "EPSG:4326"
 
@@ -132,16 +129,16 @@ def pack(chip: Chip) -> bytes:
         return bytes(memory.getbuffer())
 
 
-def unpack(payload: bytes) -> Chip:
-    """Read a GeoTIFF whole, one that `pack` made or another.
+def unpack(payload: bytes, most: int = MAX_PIXELS) -> Chip:
+    """Read a GeoTIFF whole, one that `pack` made or another, of so many values (pixels x bands) at most.
 
     Raises:
         Rejected: it is damaged, or too large.
     """
     try:
         with gdal(), MemoryFile(payload) as memory, memory.open(driver=DRIVER) as file:
-            check_size(file.count * file.width * file.height)
-            check_file(file)
+            check_size(file.count * file.width * file.height, most)
+            check_file(file, most)
             pixels = file.read()
             about = _about(file)
             valid = valid_in(file, pixels, None)
@@ -156,17 +153,22 @@ def unpack(payload: bytes) -> Chip:
         raise Rejected("The TIFF is truncated or damaged.") from None
 
 
-def check_size(values: int) -> None:
-    """Raise Rejected where so many values are too many."""
-    if values > MAX_PIXELS:
-        raise Rejected(f"It has {values:,} values, more than {MAX_PIXELS:,}.")
+def check_size(values: int, most: int) -> None:
+    """Raise Rejected where so many values (pixels x bands) are more than that."""
+    if values > most:
+        raise Rejected(f"It has {values:,} values, more than {most:,} (limits.pixels).")
 
 
-def check_file(file: Any) -> None:
-    """Raise Rejected where a raster cannot be read safely, or not as numbers."""
+def check_file(file: Any, most: int) -> None:
+    """Raise Rejected where a raster cannot be read safely, or not as numbers.
+
+    Args:
+        file: open.
+        most: values of a block, which is decompressed as a whole.
+    """
     rows, columns = file.block_shapes[0]
     interleaved = file.interleaving and file.interleaving.name == "pixel"
-    check_size(rows * columns * (file.count if interleaved else 1))
+    check_size(rows * columns * (file.count if interleaved else 1), most)
     odd = next((kind for kind in file.dtypes if np.dtype(kind).kind not in "uif"), None)
     if odd:
         raise Rejected(f"Its values are of type {odd}, which is neither an integer nor a float.")

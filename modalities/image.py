@@ -16,9 +16,6 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from modalities.base import Modality, Rejected
 
-MAX_PIXELS = 100_000_000
-"""Larger pictures are rejected before they are decompressed: a few kilobytes can claim any size."""
-
 THUMBNAIL = 128
 """Longest side, in pixels, of what `show` draws."""
 
@@ -66,9 +63,9 @@ class Image(Modality):
             (H, W, 1) or (H, W, 3): uint8, or float32 in 0..255 where the file has more than 8 bits.
 
         Raises:
-            Rejected: the picture is empty, damaged, in no known format, or larger than `MAX_PIXELS`.
+            Rejected: the picture is empty, damaged, in no known format, or has more than `max_pixels`.
         """
-        image = _open(payload)
+        image = _open(payload, self.max_pixels)
         try:
             return _pixels(_upright(image))
         except Rejected:
@@ -106,26 +103,29 @@ class Image(Modality):
 
     def suffix(self, payload: bytes) -> str:
         """Return the suffix of the picture's own format."""
-        return SUFFIX_OF_FORMAT[_open(payload).format or ""]
+        return SUFFIX_OF_FORMAT[_open(payload, self.max_pixels).format or ""]
 
 
-def _open(payload: bytes) -> Pillow.Image:
+def _open(payload: bytes, most: int) -> Pillow.Image:
     if not payload:
         raise Rejected("The file is empty.")
+    too_large = Rejected(f"The image has more than {most:,} pixels (limits.pixels).")
+    if Pillow.MAX_IMAGE_PIXELS is not None and most > 2 * Pillow.MAX_IMAGE_PIXELS:
+        Pillow.MAX_IMAGE_PIXELS = most  # from twice as many on, Pillow refuses by itself
     try:
         with warnings.catch_warnings():
-            # MAX_PIXELS below is the stricter limit.
+            # what is asked for below is the stricter limit
             warnings.simplefilter("ignore")
             image = Pillow.open(io.BytesIO(payload), formats=READABLE)
     except UnidentifiedImageError:
         raise Rejected("The file is not an image in a known format.") from None
     except Pillow.DecompressionBombError:
-        raise Rejected(f"The image has more than {MAX_PIXELS:,} pixels.") from None
+        raise too_large from None
     except Exception:
         # A damaged header may raise almost anything, and costs this sample alone.
         raise Rejected("The image data are truncated or damaged.") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise Rejected(f"The image has more than {MAX_PIXELS:,} pixels.")
+    if image.width * image.height > most:
+        raise too_large
     return image
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modalities import plugins
 from modalities.base import Encoder, Modality, ModalityError, Settings, Source
 from modalities.plugins import ENCODER_GROUP, MODALITY_GROUP, Plugin
+
+if TYPE_CHECKING:
+    from modalities.sources.paths import Listing
 
 MODALITIES = {
     "image": "modalities.image:Image",
@@ -156,7 +159,7 @@ def _check_options(factory: EncoderFactory, spec: str, options: Iterable[str]) -
 
 def source(
     format: str,
-    path: str | Sequence[str],
+    path: str | Sequence[str] | Listing,
     *,
     column: str | None = None,
     id_column: str | None = None,

@@ -158,7 +158,8 @@ class Satellite(FittedModality):
         """Open a pool of scenes, to cut them into chips."""
         from modalities.sources.geotiff import GeoTiffSource
 
-        return GeoTiffSource(listing, self.options, self.formats[format], part_rows or PART_ROWS)
+        suffixes = self.formats[format]
+        return GeoTiffSource(listing, self.options, suffixes, part_rows or PART_ROWS, self.max_pixels)
 
     @property
     def learns(self) -> bool:
@@ -172,7 +173,7 @@ class Satellite(FittedModality):
             Rejected: the chip is damaged or too large, has little data or much cloud, or lacks a band.
         """
         if not is_tiff(payload):
-            return _picked_of_picture(Image().decode(payload), self.options.bands)
+            return _picked_of_picture(self._pictures.decode(payload), self.options.bands)
         chip, cloud = self._chip(payload)
         if chip.nodata_fraction > self.options.max_nodata or not chip.valid.any():
             raise Rejected(_too_much("has no data in", "max_nodata", self.options.max_nodata))
@@ -204,7 +205,7 @@ class Satellite(FittedModality):
     def show(self, payload: bytes, uri: str) -> str:
         """Return an ``<img>`` of three bands, each stretched between its 2nd and 98th percentile."""
         if not is_tiff(payload):
-            return Image().show(payload, uri)
+            return self._pictures.show(payload, uri)
         title = html.escape(uri)
         try:
             chip, _ = self._chip(payload)
@@ -231,7 +232,7 @@ class Satellite(FittedModality):
 
     def suffix(self, payload: bytes) -> str:
         """Return ``.tif``, or the suffix of a picture."""
-        return ".tif" if is_tiff(payload) else Image().suffix(payload)
+        return ".tif" if is_tiff(payload) else self._pictures.suffix(payload)
 
     def glimpse(self, payload: bytes) -> Any:
         """Return values of a chip as they are (bands, n), NaN for no data; of 8 bits nothing, if left so."""
@@ -269,9 +270,16 @@ class Satellite(FittedModality):
             )
         self._ranges = [(float(low), float(high)) for low, high in state["ranges"]]
 
+    @property
+    def _pictures(self) -> Image:
+        """What reads tiles that are no TIFF."""
+        image = Image()
+        image.max_pixels = self.max_pixels
+        return image
+
     def _chip(self, payload: bytes) -> tuple[Chip, float | None]:
         """The chip with the bands asked for, and the share of its pixels that are cloud, if that is known."""
-        chip = unpack(payload)
+        chip = unpack(payload, self.max_pixels)
         if "scene" in chip.about:  # the source has picked them
             return chip, chip.about.get("cloud")
         bands, mask = chosen_bands(chip.bands, self.options)

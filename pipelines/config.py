@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 import modalities
-from modalities.base import ModalityError, Settings
+from modalities.base import MAX_PIXELS, ModalityError, Settings
 from pipelines.errors import RequestError
 
 LATER = "is not built yet (it comes in a later release)"
@@ -38,7 +38,7 @@ class Source(Section):
     """Where the pool is."""
 
     path: str | list[str] | None = None
-    """the pool: a file, folder, glob, or a list of them; anything that fsspec opens (required)"""
+    """the pool: a file, folder, glob, list:FILE (of paths), or several; anything fsspec opens (required)"""
     format: str = "auto"
     """auto, files, webdataset (tars), parquet, jsonl, txt, embeddings, or one of the modality's own"""
     column: str | None = None
@@ -213,6 +213,8 @@ class Limits(Section):
     """the largest share of the pool that may be rejected before the run fails"""
     timeout: Annotated[float, Field(gt=0)] = 120.0
     """seconds that reading or decoding a sample (or reading a row group, or some lines) may take"""
+    pixels: PositiveInt = MAX_PIXELS
+    """pixels of a picture (values of a satellite chip) above which it is rejected, not decompressed"""
     deadly_parts: NonNegativeInt = 16
     """parts of the pool that may kill the process at work on them before the run stops; 0: none"""
 

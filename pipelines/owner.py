@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from modalities.sources import lists
 from pipelines.config import Config, entries
 from pipelines.errors import RequestError
 from pipelines.secrets import hidden
@@ -23,6 +24,12 @@ OWNER = ("modality", "source.path", "source.format", "source.column", "source.id
 """The keys that say which pool a run directory belongs to."""
 
 
+def settled(path: str) -> str:
+    """A path of the pool so that it means the same in every working directory."""
+    prefix = lists.PREFIX if path.startswith(lists.PREFIX) else ""
+    return prefix + absolute(path.removeprefix(prefix))
+
+
 def settled_paths(config: Config) -> Config:
     """``config`` with a ``source.path`` that means the same in every working directory.
 
@@ -32,7 +39,7 @@ def settled_paths(config: Config) -> Config:
     path = config.source.path
     if path is None or IN_JOB in os.environ:
         return config
-    whole = absolute(path) if isinstance(path, str) else [absolute(one) for one in path]
+    whole = settled(path) if isinstance(path, str) else [settled(one) for one in path]
     return config.model_copy(update={"source": config.source.model_copy(update={"path": whole})})
 
 

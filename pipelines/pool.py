@@ -17,6 +17,7 @@ from modalities.sources.paths import File, expand_braces, list_files
 from modalities.sources.secrets import redacted
 from pipelines.config import Config
 from pipelines.errors import RequestError
+from pipelines.owner import settled
 from pipelines.store import absolute
 
 
@@ -30,6 +31,7 @@ class Pool:
         parts: Its parts in canonical order.
         fingerprint: Changes when the listing does: names, sizes, rows.
         bytes: Of all files, as far as their sizes are known.
+        url: Of the folder that its names are relative to.
     """
 
     source: Source
@@ -37,6 +39,7 @@ class Pool:
     parts: list[Part]
     fingerprint: str
     bytes: int
+    url: str
 
     @property
     def size(self) -> int:
@@ -70,7 +73,7 @@ def records(source: Source, part: Part, wanted: set[str]) -> Iterator[Record]:
 def source_paths(config: Config) -> list[str]:
     """``source.path`` as a list, with local paths absolute: a worker has another working directory."""
     path = config.source.path or []
-    return [absolute(p) for p in ([path] if isinstance(path, str) else path)]
+    return [settled(p) for p in ([path] if isinstance(path, str) else path)]
 
 
 def open_pool(config: Config) -> Pool:
@@ -81,6 +84,7 @@ def open_pool(config: Config) -> Pool:
         RequestError: The run directory lies in the pool.
     """
     modality = modalities.modality(config.modality, config.own)
+    modality.max_pixels = config.limits.pixels
     paths = source_paths(config)
     output = absolute(config.output or "")
     for path in (one for given in paths for one in expand_braces(given)):
@@ -89,20 +93,18 @@ def open_pool(config: Config) -> Pool:
                 f"output {output} lies inside the pool {path}, so that the results would become samples: put"
                 " one of them elsewhere"
             )
-    settings = config.source
-    where: str | list[str] = paths[0] if len(paths) == 1 else paths
+    settings, listing = config.source, list_files(paths, config.limits.timeout)
     source = modalities.source(
         settings.format,
-        where,
+        listing,
         column=settings.column,
         id_column=settings.id_column,
         keep=settings.keep,
         modality=modality,
-        timeout=config.limits.timeout,
     )
     parts = source.parts()
-    files = list_files(where).files
-    return Pool(source, modality, parts, _fingerprint(files, parts), sum(file.size or 0 for file in files))
+    size = sum(file.size or 0 for file in listing.files)
+    return Pool(source, modality, parts, _fingerprint(listing.files, parts), size, listing.root.url)
 
 
 def _reaches(path: str, output: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 import yaml
 
-from modalities.base import FittedEncoder, FittedModality
+from modalities.base import MAX_PIXELS, FittedEncoder, FittedModality
 from pipelines.config import Config, entries
 from pipelines.embed import embed
 from pipelines.errors import EvensetError, RequestError, causes
@@ -29,7 +29,7 @@ from pipelines.manifest import (
     write_manifest,
 )
 from pipelines.owner import CONFIG, IN_JOB, OWNER, alone, check_owner, settled_paths
-from pipelines.pool import Pool, check_numbers, is_embedded, open_pool, source_paths
+from pipelines.pool import Pool, check_numbers, is_embedded, open_pool
 from pipelines.progress import Progress
 from pipelines.retries import Retries
 from pipelines.secrets import hidden
@@ -206,7 +206,7 @@ class Runner:
         if not self._ready:
             self._joined = not ray.is_initialized()
             start(self._config, self._store, debug=self._debug, say=self._progress.say)
-            if any("://" in url for url in (self._store.url, *source_paths(self._config))):
+            if any("://" in url for url in (self._store.url, self._pool.url)):
                 self._retries.open()
             if not self._embedded:
                 self._config = decide(self._config, self._pool, self._progress.say)
@@ -261,6 +261,8 @@ class Runner:
                 keys += [f"encoder.{name}" for name in changed(self._config)]
             keys += ["seed"] if self._learns else []
             keys += ["source.keep"] if values["source.keep"] else []
+            if values["limits.pixels"] != MAX_PIXELS and not self._embedded:
+                keys += ["limits.pixels"]
             keys += [key for key in values if key.startswith(f"{self._config.section}.")]
         elif stage.name == "cluster":
             # how it runs changes no result, and splitting into ones neither

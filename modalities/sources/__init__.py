@@ -30,7 +30,7 @@ __all__ = [
 
 def open_source(
     fmt: str,
-    path: str | Sequence[str],
+    path: str | Sequence[str] | Listing,
     *,
     column: str | None,
     id_column: str | None,
@@ -43,20 +43,23 @@ def open_source(
 
     Args:
         fmt: one of `FORMATS`, or of the modality's own.
-        path: a file, a folder, a glob or a list of these, on any filesystem that fsspec opens.
+        path: a file, a folder, a glob, ``list:FILE``, or several of these, on any filesystem that fsspec
+            opens; or what was found there.
         column: column or key of the samples, where the format has such.
         id_column: column or key of the ids, where the format has such.
         keep: columns or keys that stay with the samples, where the format has such.
         modality: what a sample is.
         part_rows: samples of a part at most; None takes the format's own.
-        timeout: seconds that reading a sample, or the rows of a part, may take; None sets no bound.
+        timeout: seconds that reading a sample, or the rows of a part, may take; None sets no bound. What was
+            found already has its own.
 
     Raises:
         ModalityError: the format is unknown or comes later, the path is not there, or a column is missing.
     """
     if fmt not in (formats := (*FORMATS, *modality.formats)):
-        raise ModalityError(f"source.format {fmt!r} is unknown; there are {', '.join(formats)}.")
-    listing = list_files(path, timeout)
+        hint = " A list of files stands in source.path, as list:FILE." if fmt == "list" else ""
+        raise ModalityError(f"source.format {fmt!r} is unknown; there are {', '.join(formats)}.{hint}")
+    listing = path if isinstance(path, Listing) else list_files(path, timeout)
     decided = None
     if fmt == "auto":
         fmt, decided = detect_format(listing, modality.suffixes, modality.formats)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 
 from modalities.base import ModalityError
-from modalities.sources import lines, parquet, webdataset
+from modalities.sources import lines, lists, parquet, webdataset
 from modalities.sources.compression import Damaged, Forward
 from modalities.sources.paths import READ_ERRORS, File, Listing, Root
 
@@ -22,6 +23,14 @@ MAGIC = ((0, b"PAR1", "parquet"), (0, b"\x93NUMPY", "embeddings"), (257, b"ustar
 """Where in a file, inflated if it is compressed, which bytes say what it is."""
 
 HEAD = 512
+
+LISTS = (".lst", ".list", *lines.TextLinesSource.SUFFIXES)
+"""Suffixes under which files name others."""
+
+LIST_HEAD = 2**16
+
+LOOKED_INTO = 16
+"""Files whose suffix says nothing; the others count for nothing."""
 
 
 def detect_format(
@@ -38,14 +47,17 @@ def detect_format(
         own: formats of the modality's own, each with its suffixes; they come first.
 
     Raises:
-        ModalityError: no file has a suffix or a beginning that is known.
+        ModalityError: no file has a suffix or a beginning that is known, or the only one is a list of others.
     """
+    _refuse_list(listing, sample_suffixes)
     known = {**own, "files": sample_suffixes, **SUFFIXES}
     found = {name: Found() for name in known}
+    unclear = 0
     for file in listing.files:
         fmt = next((name for name, suffixes in known.items() if file.suffix in suffixes), None)
-        looked_into = fmt is None and file.named
+        looked_into = fmt is None and file.named and unclear < LOOKED_INTO
         if looked_into:
+            unclear += 1
             fmt = _by_magic(listing.root, file.name)
         if fmt is not None:
             found[fmt].add(file, looked_into)
@@ -98,10 +110,39 @@ def _by_magic(root: Root, name: str) -> str:
     try:
         with fs.open(path, "rb") as stream:
             head = Forward(stream).read(HEAD)
-    except Damaged:
+    except (Damaged, FileNotFoundError):  # of what a list names, each is judged when it is read
         head = b""
     except READ_ERRORS as error:
         raise ModalityError(f"{root.uri(name)} cannot be read: {error}.") from error
     if head.lstrip().startswith(b"{"):
         return "jsonl"
     return next((fmt for at, magic, fmt in MAGIC if head[at:].startswith(magic)), "files")
+
+
+def _refuse_list(listing: Listing, sample_suffixes: Sequence[str]) -> None:
+    """Ask what is meant by one file whose lines are addresses: those files, or these lines.
+
+    Raises:
+        ModalityError: it is such a file.
+    """
+    if not listing.single or listing.files[0].suffix not in LISTS:
+        return
+    where = listing.root.uri(listing.files[0].name)
+    fs, path = listing.root.join(listing.files[0].name)
+    try:
+        with fs.open(path, "rb") as stream:
+            head = Forward(stream).read(LIST_HEAD)
+    except (Damaged, *READ_ERRORS):
+        return  # reading it will say why
+    found = [entry for _, entry in islice(lists.named_in(head), lists.LOOKED_AT)]
+    kind = lists.addressed(found, listing.root.holds)
+    as_lines = " To curate the lines themselves, set source.format=txt." if ".txt" in sample_suffixes else ""
+    if kind == "web":
+        raise ModalityError(
+            f"{where} is a list of addresses of the web ({found[0]!r}): {lists.FROM_THE_WEB}.{as_lines}"
+        )
+    if kind == "files":
+        raise ModalityError(
+            f"{where} looks like a list of files ({found[0]!r}): for a pool of those files, write"
+            f" list:{where} into source.path.{as_lines}"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,8 @@ class EmbeddingsSource(Source):
             raise ModalityError(f"{self._root.uri(name)} cannot be read: {error}.") from error
         if len(data) != size:
             raise ModalityError(f"{self._root.uri(name)} is shorter than its header says.")
-        vectors = np.frombuffer(data, dtype).reshape(stop - start, self._dim).astype(self._dtype)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is rejected
+            vectors = np.frombuffer(data, dtype).reshape(stop - start, self._dim).astype(self._dtype)
         uri = self._root.uri(name)
         label = f"{self._root.label(name)}#" if self._several else ""
         rows = range(start, stop)
@@ -188,10 +190,13 @@ class EmbeddingsSource(Source):
 
     def _first_length(self, name: str, file: Any) -> int:
         """Return the length of a file's first embedding, 0 for a file without rows."""
-        for batch in file.iter_batches(1024, columns=[self._column]):
-            lengths = batch.column(0).value_lengths().drop_null()
-            if len(lengths) and lengths[0].as_py():
-                return int(lengths[0].as_py())
+        try:
+            for batch in file.iter_batches(1024, columns=[self._column]):
+                lengths = batch.column(0).value_lengths().drop_null()
+                if len(lengths) and lengths[0].as_py():
+                    return int(lengths[0].as_py())
+        except (*READ_ERRORS, pa.ArrowException) as error:
+            raise ModalityError(f"{name} cannot be read as Parquet ({error}): repair it or take it out.") from error
         if file.metadata.num_rows:
             raise ModalityError(f"{name}: column {self._column!r} holds no embedding, only nulls.")
         return 0
@@ -270,7 +275,7 @@ def _array_header(root: Root, name: str) -> tuple[tuple[int, int], np.dtype[Any]
             )  # fmt: skip
             shape, fortran, dtype = header(stream)
             offset = stream.tell()
-    except (*READ_ERRORS, ValueError) as error:
+    except (*READ_ERRORS, ValueError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
         raise ModalityError(f"{uri} cannot be read as .npy: {error}.") from error
     if len(shape) != 2 or not shape[1]:
         raise ModalityError(f"{uri} has the shape {shape}; embeddings are (n, d).")

@@ -16,6 +16,9 @@ PART_ROWS = 1024
 PART_BYTES = 64 * 2**20
 """Bytes of a part at most, where sizes are known; a larger sample is a part of its own."""
 
+UNKNOWN_BYTES = 2**20
+"""Of a file for which its filesystem, or a list, gives no size."""
+
 SLOW_FILES = 16
 """In a row: then it is not the files that are at fault."""
 
@@ -66,7 +69,7 @@ class FilesSource(Source):
         groups: list[list[str]] = []
         room = 0
         for file in files:
-            size = file.size or 0
+            size = UNKNOWN_BYTES if file.size is None else file.size
             if not groups or len(groups[-1]) == self._part_rows or size > room:
                 groups.append([])
                 room = PART_BYTES

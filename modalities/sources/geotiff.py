@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from modalities.base import ModalityError, Part, Record, Rejected, Source
+from modalities.base import MAX_PIXELS, ModalityError, Part, Record, Rejected, Source
 from modalities.chips import Window, pack
 from modalities.satellite import SatelliteSettings
 from modalities.sources.files import PART_BYTES, PART_ROWS
@@ -36,6 +36,7 @@ class GeoTiffSource(Source):
         options: how scenes are cut.
         suffixes: of files that are scenes, or bands of them.
         part_rows: samples of a part at most.
+        max_pixels: values of a chip, or of a block of a file, at most (`Modality.max_pixels`).
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class GeoTiffSource(Source):
         options: SatelliteSettings,
         suffixes: Sequence[str],
         part_rows: int = PART_ROWS,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._listing: Listing | None = listing
         self._root = listing.root
         self._paths = listing.paths
         self._options, self._suffixes = options, tuple(suffixes)
-        self._part_rows = part_rows
+        self._part_rows, self._max_pixels = part_rows, max_pixels
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_listing": None}
@@ -76,7 +78,8 @@ class GeoTiffSource(Source):
                 continue
             try:
                 with self._opened(scene.files) as (thread, files):
-                    reader = thread(lambda: Reader(scene, files, self._options))  # noqa: B023 - called here
+                    made = partial(Reader, scene, files, self._options, self._max_pixels)
+                    reader = thread(made)
                     while windows:
                         try:
                             payload, reason = pack(thread(partial(reader.chip, windows[0]))), None
@@ -130,7 +133,7 @@ class GeoTiffSource(Source):
                     for n, file in zip(names, files, strict=True)
                 ):
                     return [scene for n in names for scene in self._scenes((n, [n]))]
-                return [thread(lambda: described(label, names, files, self._options))]
+                return [thread(lambda: described(label, names, files, self._options, self._max_pixels))]
         except (Rejected, SlowError) as reason:
             return [Scene(label, names, broken=str(reason))]
 

@@ -16,7 +16,7 @@ from modalities.sources.kept import check_keys, kept_of
 from modalities.sources.objects import id_in, json_object
 from modalities.sources.paths import READ_ERRORS, Listing
 from modalities.sources.runs import RunsSource
-from modalities.sources.values import payload_of
+from modalities.sources.values import check_addresses, payload_of
 
 CHUNK = 8 * 2**20
 
@@ -92,15 +92,21 @@ class JsonLinesSource(LinesSource):
         self._id_column = id_column
 
     def parts(self) -> list[Part]:
-        """As for all lines; raises ModalityError too when the first object lacks a column."""
+        """As for all lines; raises ModalityError too when the first object lacks a column.
+
+        So it does when the first ones hold addresses that are not followed.
+        """
         parts = super().parts()
         sample, found = self._first_objects(parts[0])
-        check_keys(found, list(self.kept), parts[0].spec["file"])
+        name = parts[0].spec["file"]
+        check_keys(found, list(self.kept), name)
         for key, column in (("source.column", self._column), ("source.id_column", self._id_column)):
             if sample is not None and column is not None and column not in sample:
                 raise ModalityError(
                     f"{parts[0].spec['file']} has no key {column!r}: set {key} to one of {', '.join(sample)}."
                 )
+        values = (value.get(self._column) for value in found)
+        check_addresses(values, self._literal, self._root, name, self._column)
         return parts
 
     def _first_objects(self, part: Part) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:

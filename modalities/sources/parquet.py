@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from modalities.base import Modality, ModalityError, Part, Record, Source
 from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.kept import kept_types, kept_value
+from modalities.sources.lists import LOOKED_AT
 from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
 from modalities.sources.patience import SlowError
 from modalities.sources.plain import unsafe_type
-from modalities.sources.values import payload_of
+from modalities.sources.values import check_addresses, payload_of
 
 SUFFIXES = (".parquet", ".pq", ".parq")
 
@@ -73,6 +74,9 @@ class ParquetSource(Source):
                 require_column(file.schema_arrow, self._id_column, "source.id_column", name)
                 check_ids(file.schema_arrow.field(self._id_column), name)
             self._check_kept(file.schema_arrow, name)
+            if not parts and _is_text(file.schema_arrow.field(self._column).type):
+                values = _first_values(self._root, name, self._column)
+                check_addresses(values, self._literal, self._root, name, self._column)
             parts.extend(slices(file.metadata, name, self._column, self._part_rows, len(parts)))
         if not parts:
             raise ModalityError(f"The pool is empty: the Parquet files of {self._root.url!r} have no rows.")
@@ -151,15 +155,20 @@ def table_files(listing: Listing, suffixes: Sequence[str]) -> list[str]:
     return names
 
 
-def open_parquet(root: Root, name: str) -> pq.ParquetFile:
+def open_parquet(root: Root, name: str, buffer_size: int = 0) -> pq.ParquetFile:
     """Open a Parquet file and read its footer.
+
+    Args:
+        root: what its name is relative to.
+        name: of the file.
+        buffer_size: bytes of a column that are fetched at once; 0 fetches it as a whole.
 
     Raises:
         ModalityError: it is not there or no Parquet.
     """
     fs, path = root.join(name)
     try:
-        return pq.ParquetFile(fs.open(path, "rb"))
+        return pq.ParquetFile(fs.open(path, "rb"), buffer_size=buffer_size)
     except (*READ_ERRORS, pa.ArrowException) as error:
         raise ModalityError(
             f"{root.uri(name)} cannot be read as Parquet ({error}): repair it or take it out."
@@ -314,6 +323,15 @@ def _is_payload(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return bool(kind.get_field_index("bytes") >= 0)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _first_values(root: Root, name: str, column: str) -> list[Any]:
+    file = open_parquet(root, name, buffer_size=2**16)  # else the whole row group would be fetched
+    try:
+        batch = next(file.iter_batches(LOOKED_AT, columns=[column]), None)
+    except (*READ_ERRORS, pa.ArrowException):
+        return []  # reading it will say why
+    return [] if batch is None else [_value(scalar) for scalar in batch.column(0)]
 
 
 def _value(scalar: pa.Scalar) -> Any:

@@ -1,10 +1,11 @@
-"""Which files does ``source.path`` name? A file, a folder, a glob or a list of these, on any filesystem."""
+"""Which files does ``source.path`` name? A file, folder, glob or list, or several, on any filesystem."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 import re
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
@@ -14,6 +15,7 @@ from typing import Any
 import fsspec
 
 from modalities.base import ModalityError
+from modalities.sources import lists
 from modalities.sources.patience import T, in_time
 from modalities.sources.secrets import redacted
 
@@ -69,6 +71,11 @@ class Root:
         """Return the filesystem and the path of a file in the folder."""
         fs, root = self.filesystem()
         return fs, posixpath.join(root, name) if name else root
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a relative name, or an absolute one on the same filesystem, is that of a file."""
+        fs, path = self.join(name)
+        return bool(fs.isfile(path))
 
     def in_time(self, read: Callable[[], T]) -> T:
         """Return ``read()``.
@@ -137,45 +144,145 @@ def list_files(path: str | Sequence[str], timeout: float | None = None) -> Listi
     """List the files that ``source.path`` names.
 
     Hidden files and folders (``.git``, ``.DS_Store``) are skipped, and links to folders are not followed,
-    unless they are named themselves. Only regular files count: opening a pipe would wait for ever.
+    unless they are named themselves. Only regular files count: opening a pipe would wait for ever. A link
+    that leads nowhere, or to itself, is listed, to be rejected by its name.
 
     Args:
         path: what the config says.
         timeout: of the root, for reading.
 
     Raises:
-        ModalityError: a path is not there, or the paths lie on different filesystems.
+        ModalityError: a path is not there, a list is none, or the paths lie on different filesystems.
     """
     given = [path] if isinstance(path, str) else list(path)
     if not given or not all(isinstance(p, str) and p for p in given):
-        raise ModalityError("source.path is empty: name a file, a folder, a glob or a list of these.")
+        raise ModalityError(
+            "source.path is empty: name a file, a folder, a glob, list:FILE, or several of these."
+        )
     paths = [one for p in given for one in expand_braces(p)]
-    found: dict[str, File] = {}
-    roots: list[str] = []
-    urls: list[str] = []
-    singles = 0
-    first: Any = None
-    for one in paths:
-        fs, full = filesystem(one)
-        first = first or fs
-        if type(fs) is not type(first):
+    found = [_named(one) for one in paths]
+    first = found[0]
+    for one, other in zip(paths, found, strict=True):
+        if type(other.fs) is not type(first.fs):
             raise ModalityError(f"source.path {one!r} lies on another filesystem than {paths[0]!r}.")
-        root, files, single = _expand(fs, full, one)
-        roots.append(root)
-        urls.append(full if is_local(fs) else fs.unstrip_protocol(full))
-        singles += single
-        for file in files:
-            full_name = posixpath.join(root, file.name)
-            known = found.get(full_name)
-            found[full_name] = File(full_name, file.size, file.named or (known is not None and known.named))
-    common = roots[0] if len(roots) == 1 else posixpath.commonpath(roots)
-    files = [
-        File(posixpath.relpath(name, common) if common else name, f.size, f.named)
-        for name, f in found.items()
-    ]
+    common, files = first.root, first.files
+    if len(found) > 1:
+        common = posixpath.commonpath([one.root for one in found])
+        files = _together(found, common)
     files.sort(key=lambda file: file.name.encode("utf-8", "surrogateescape"))
-    url = common if is_local(first) else first.unstrip_protocol(common)
-    return Listing(Root(url, timeout), tuple(files), singles == len(paths) == 1, tuple(urls))
+    url = common if is_local(first.fs) else first.fs.unstrip_protocol(common)
+    single = len(found) == 1 and first.single
+    return Listing(Root(url, timeout), tuple(files), single, tuple(one.url for one in found))
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What one path names.
+
+    Attributes:
+        fs: the filesystem of its files.
+        root: what their names are relative to.
+        files: of the pool.
+        single: it names exactly one file.
+        url: the path in full.
+    """
+
+    fs: Any
+    root: str
+    files: list[File]
+    single: bool
+    url: str
+
+
+def _named(path: str) -> _Named:
+    if path.startswith(lists.PREFIX):
+        return _by_list(path)
+    fs, full = filesystem(path)
+    root, files, single = _expand(fs, full, path)
+    return _Named(fs, root, files, single, _in_full(fs, full))
+
+
+def _in_full(fs: Any, full: str) -> str:
+    return full if is_local(fs) else str(fs.unstrip_protocol(full))
+
+
+def _together(found: Sequence[_Named], common: str) -> list[File]:
+    """The files of several paths, each once, by names that are relative to what the paths have in common."""
+    files: dict[str, File] = {}
+    for one in found:
+        for file in one.files:
+            full = posixpath.join(one.root, file.name)
+            known = files.get(full)
+            name = posixpath.relpath(full, common) if common else full
+            files[full] = File(name, file.size, file.named or (known is not None and known.named))
+    return list(files.values())
+
+
+def _by_list(path: str) -> _Named:
+    """What a list names. Its files are not looked for, but where that is quick: on a disk of this machine."""
+    fs, full = filesystem(path.removeprefix(lists.PREFIX))
+    home, lines = _located(path, fs, full)
+    sizes = [_looked_at(name)[1] if is_local(home) else None for name in lines]
+    if is_local(home) and sizes == [None] * len(sizes):
+        raise ModalityError(
+            f"source.path {path!r} names {len(lines):,} files, and none of them is there, the first of them"
+            f" {printable(next(iter(lines)))}: relative paths begin in the folder of the list."
+        )
+    folder = posixpath.dirname(full)
+    near = home is fs and all(name.startswith(posixpath.join(folder, "")) for name in lines)
+    root = folder if near else posixpath.commonpath([posixpath.dirname(name) for name in lines])
+    above = posixpath.join(root, "") if root else ""
+    files = [File(n.removeprefix(above), size, named=True) for n, size in zip(lines, sizes, strict=True)]
+    return _Named(home, root, files, False, lists.PREFIX + _in_full(fs, full))
+
+
+def _located(path: str, fs: Any, full: str) -> tuple[Any, dict[str, int]]:
+    """The filesystem of the files that a list names, and their paths there, each with its line."""
+    try:
+        with fs.open(full, "rb") as stream:
+            text = lists.content(stream, path)
+    except FileNotFoundError as error:
+        raise _not_there(path) from error
+    except READ_ERRORS as error:
+        raise ModalityError(f"source.path {path!r} cannot be read: {error}.") from error
+    home: Any = None
+    lines: dict[str, int] = {}
+    for line, entry in lists.entries(text, path):
+        if "://" in entry:
+            where, name = filesystem(entry)
+        else:
+            where, name = fs, posixpath.normpath(posixpath.join(posixpath.dirname(full), entry))
+            name = name if fs.root_marker else name.lstrip("/")
+        name = posixpath.normpath(name) if is_local(where) else name
+        home = home or where
+        if type(where) is not type(home) or (is_local(where) and not is_local(fs)):
+            raise ModalityError(
+                f"source.path {path!r} names {entry!r} in line {line}: the files of a list lie on one"
+                " filesystem, and on this machine only where the list does."
+            )
+        if name in lines:
+            raise ModalityError(
+                f"source.path {path!r} names {entry!r} twice, in lines {lines[name]} and {line}: ids"
+                " must be unique, so take one of them out."
+            )
+        lines[name] = line
+    return home, lines
+
+
+def _looked_at(path: str) -> tuple[bool, int | None]:
+    """Whether a path of this machine may be a sample, and its bytes where there is a regular file."""
+    try:
+        about = os.stat(path)  # noqa: PTH116 - a million times, and it may hold any bytes
+    except (OSError, ValueError):
+        return True, None  # a link that leads nowhere or to itself, say: reading it will say so
+    regular = stat.S_ISREG(about.st_mode)
+    return regular, about.st_size if regular else None
+
+
+def _not_there(path: str) -> ModalityError:
+    return ModalityError(
+        f"source.path {path!r} is not there: check the spelling, or where it is relative to."
+    )
 
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -192,6 +299,8 @@ def expand_braces(path: str) -> list[str]:
     """
     if not any(_alternatives(inside) for inside in _BRACES.findall(path)):
         return [path]
+    if path.startswith(lists.PREFIX):
+        return [lists.PREFIX + one for one in expand_braces(path.removeprefix(lists.PREFIX))]
     fs, full = filesystem(path)
     if is_local(fs) and fs.exists(full):
         return [path]
@@ -232,7 +341,7 @@ def _expand(fs: Any, full: str, path: str) -> tuple[str, list[File], bool]:
             raise ModalityError(f"source.path {path!r} matches no file.")
     except OSError as error:
         raise ModalityError(f"source.path {path!r} cannot be read: {error}.") from error
-    raise ModalityError(f"source.path {path!r} is not there: check the spelling, or where it is relative to.")
+    raise _not_there(path)
 
 
 def _glob(fs: Any, pattern: str) -> tuple[str, list[File]]:
@@ -244,8 +353,11 @@ def _glob(fs: Any, pattern: str) -> tuple[str, list[File]]:
     files = []
     for full, info in fs.glob(pattern, detail=True).items():
         name = posixpath.relpath(full, root) if root else full
-        if info["type"] == "file" and not _hidden(name):
-            files.append(File(name, info.get("size"), named))
+        regular, size = info["type"] == "file", info.get("size")
+        if info.get("islink"):  # what it leads to is not said there
+            regular, size = _looked_at(full)
+        if regular and not _hidden(name):
+            files.append(File(name, size, named))
     return root, files
 
 
@@ -268,8 +380,10 @@ def _walk_disk(root: str, folder: str) -> Iterator[File]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk_disk(root, name)
-            elif entry.is_file():
-                yield File(name, entry.stat().st_size)
+                continue
+            regular, size = _looked_at(entry.path)
+            if regular:
+                yield File(name, size)
 
 
 def _hidden(name: str) -> bool:

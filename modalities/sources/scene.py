@@ -109,8 +109,10 @@ def open_raster(root: Root, name: str) -> Any:
         raise Rejected(f"The file {root.label(name)} is no GeoTIFF, or is damaged.") from None
 
 
-def described(name: str, names: list[str], files: Sequence[Any], options: SatelliteSettings) -> Scene:
-    """Read from the headers how a scene is cut.
+def described(
+    name: str, names: list[str], files: Sequence[Any], options: SatelliteSettings, most: int
+) -> Scene:
+    """Read from the headers how a scene is cut, into chips of so many values (pixels x bands) at most.
 
     Raises:
         Rejected: it lies nowhere, its files do not match, it lacks a band, or has no room for a chip.
@@ -122,7 +124,7 @@ def described(name: str, names: list[str], files: Sequence[Any], options: Satell
             " source.format=files."
         )
     for file in files:
-        check_file(file)
+        check_file(file, most)
         near = 1.5 * max(map(abs, file.res))
         if file.crs != finest.crs or not np.allclose(file.bounds, finest.bounds, rtol=0, atol=near):
             raise Rejected("The files of the scene do not cover the same ground in the same CRS.")
@@ -133,7 +135,7 @@ def described(name: str, names: list[str], files: Sequence[Any], options: Satell
     stride = pixels if options.stride is None else _in_pixels(options.stride, metres, factors)
     shape = [max(1, round(side / factor)) for side, factor in zip(pixels, factors, strict=True)][::-1]
     values = shape[0] * shape[1] * (len(wanted) + (mask is not None))
-    check_size(values)
+    check_size(values, most)
     kind = np.result_type(*(kind for file in files for kind in file.dtypes))
     least = 1.0 if options.edges == "drop" else max(1 - options.max_nodata, 1e-9)
     scene = Scene(
@@ -179,19 +181,19 @@ def _in_pixels(length: int | str, metres: Sequence[float], factors: Sequence[flo
 
 
 class Reader:
-    """Cuts chips out of a scene whose files are open.
+    """Cuts chips out of a scene whose files are open, and whose blocks have so many values at most.
 
     Raises:
         Rejected: the scene is not what it was when the pool was listed.
     """
 
-    def __init__(self, scene: Scene, files: Sequence[Any], options: SatelliteSettings) -> None:
+    def __init__(self, scene: Scene, files: Sequence[Any], options: SatelliteSettings, most: int) -> None:
         self._scene, self._files, self._options = scene, files, options
         self._finest = max(files, key=lambda file: file.width)
         if [self._finest.width, self._finest.height] != scene.size or self._finest.crs is None:
             raise Rejected("The scene is not what it was when the pool was listed.")
         for file in files:
-            check_file(file)
+            check_file(file, most)
         places = [(file, band) for file in files for band in range(1, file.count + 1)]
         names = _names(scene.files, files)
         wanted, mask = chosen_bands(names, options)

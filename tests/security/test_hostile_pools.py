@@ -14,6 +14,7 @@ from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
 import modalities
 from modalities import ModalityError
+from modalities.sources import values
 from modalities.sources.plain import unsafe_type
 
 from .conftest import Canary
@@ -157,18 +158,32 @@ def listener():
         server.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_table_sends_nobody_to_an_address_that_no_one_named(listener, tmp_path):
+def test_a_table_sends_nobody_to_an_address_that_no_one_named(listener, tmp_path, monkeypatch):
     address, came = listener
-    pq.write_table(pa.table({"image": [{"bytes": None, "path": address}]}), tmp_path / "x.parquet")
-    (record,) = records(tmp_path / "x.parquet", "parquet")
-    assert "source.column" in record.reason
-    (tmp_path / "x.jsonl").write_text(json.dumps({"image": address}) + "\n")
-    (record,) = records(tmp_path / "x.jsonl", "jsonl")
-    assert "source.column" in record.reason
-    assert came == []
-    (record,) = records(tmp_path / "x.jsonl", "jsonl", column="image")
+    for path in (address, address.replace("http", "HTTP"), "s3://bucket/a.png"):
+        said = "img2dataset" if path != "s3://bucket/a.png" else "source.column"
+        pq.write_table(pa.table({"image": [{"bytes": None, "path": path}]}), tmp_path / "x.parquet")
+        (record,) = records(tmp_path / "x.parquet", "parquet")
+        assert said in record.reason
+        lines = [json.dumps({"image": value}) for value in ("a.png", path)]
+        (tmp_path / "x.jsonl").write_text("\n".join(lines))
+        _, record = records(tmp_path / "x.jsonl", "jsonl")
+        assert said in record.reason
+    asked = []
+
+    def read(root, name):
+        asked.append((root.url, name))
+        return b"ok", None
+
+    monkeypatch.setattr(values, "read_file", read)
+    _, record = records(tmp_path / "x.jsonl", "jsonl", column="image")
     assert record.payload == b"ok"
-    assert came
+    assert asked == [(str(tmp_path), "a.png"), ("s3://bucket", "a.png")]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"image": address}))
+    for column in (None, "image"):
+        with pytest.raises(ModalityError, match="addresses of the web"):
+            records(tmp_path / "x.jsonl", "jsonl", column=column)
+    assert came == []
 
 
 def test_a_config_that_names_an_object(refused, canary, tmp_path):

@@ -5,15 +5,19 @@ import struct
 import zlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pillow
 
 import modalities
-from modalities.base import Rejected
+from modalities.base import MAX_PIXELS, Rejected
 from modalities.encoders.tokens import MAX_CHARACTERS
-from modalities.image import MAX_PIXELS
 from modalities.sources import files
+from pipelines.configfile import load_config
+from pipelines.pool import open_pool
 from pipelines.store import Store
+from tests.modalities.sources.tars import tar_of
 from tests.pipelines.conftest import png, rows_of
 
 HUGE = 100_000_000
@@ -88,6 +92,28 @@ def test_the_limit_is_stricter_than_pillows():
     assert 2 * Pillow.MAX_IMAGE_PIXELS > MAX_PIXELS  # from where Pillow itself refuses
 
 
+@pytest.mark.parametrize("modality", ["image", "satellite"])
+@pytest.mark.parametrize("form", ["files", "webdataset", "parquet"])
+def test_the_limit_is_that_of_the_config(write_config, tmp_path, digits, modality, form):
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    if form == "files":
+        (folder / "0.png").write_bytes(digits[0])
+    elif form == "webdataset":
+        (folder / "x.tar").write_bytes(tar_of([("0.png", digits[0])]))
+    else:
+        pq.write_table(pa.table({"image": [digits[0]]}), folder / "x.parquet")
+    for most in (63, 64):
+        config = load_config(str(write_config(folder, modality=modality, limits={"pixels": most})))
+        pool = open_pool(config)
+        (record,) = pool.source.read(pool.parts[0])
+        if most == 64:
+            assert pool.modality.decode(record.payload).shape == (8, 8, 1)
+            continue
+        with pytest.raises(Rejected, match=r"more than 63 pixels \(limits\.pixels\)"):
+            pool.modality.decode(record.payload)
+
+
 def test_bombs_cost_only_themselves(evenset, write_config, tmp_path, digits):
     pool = tmp_path / "pool"
     pool.mkdir()
@@ -104,6 +130,10 @@ def test_bombs_cost_only_themselves(evenset, write_config, tmp_path, digits):
     rejects = rows_of(Store(str(tmp_path / "run")), "rejected/embed")
     assert set(rejects) == set(bombs)
     assert all(row["reason"].endswith(".") for row in rejects.values())
+    less = evenset("embed", config, "limits.pixels=63")
+    assert less.code == 1
+    assert "limits.pixels (nothing) -> 63" in less.text
+    assert "more than 63 pixels" in less.text
 
 
 def records(path, form, name):
