@@ -4,6 +4,7 @@ import io
 import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,12 +102,25 @@ def test_a_broken_exif_block_costs_nothing():
         (b"no picture at all", "known format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "known format"),
         (b"\x89PNG\r\n\x1a\n", "known format|truncated"),
+        (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><circle r='9'/></svg>", "known format"),
+        (b"<?xml version='1.0'?>\n<svg width='9' height='9'></svg>", "known format"),
     ],
 )
 def test_what_is_no_image_is_rejected_with_a_sentence(payload, reason):
     with pytest.raises(Rejected, match=reason) as caught:
         image.decode(payload)
     assert re.fullmatch(r"[A-Z][^\n]+\.", str(caught.value))
+
+
+def test_the_limit_is_the_modality_s_and_not_pillow_s(monkeypatch):
+    small = Image()
+    small.max_pixels = 34
+    with pytest.raises(Rejected, match=r"more than 34 pixels \(limits\.pixels\)"):
+        small.decode(encoded(gradient("L")))
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 10)
+    small.max_pixels = 35
+    assert small.decode(encoded(gradient("L"))).size == 35
 
 
 def test_a_bomb_is_rejected_before_it_is_unpacked():
@@ -157,3 +171,46 @@ def test_show_is_a_small_picture_with_an_escaped_title(size):
 
 def test_show_says_why_it_cannot():
     assert "empty" in image.show(b"", "x")
+
+
+@pytest.mark.parametrize("length", [0, 1, 20, 10_000, 2**31 - 1, 2**32 - 1])
+def test_a_png_with_a_false_length(length):
+    """It is rejected, or is the very picture: a length that is too long hides no pixel."""
+    whole = encoded(gradient("RGB", (32, 32)))
+    for name in (b"IDAT", b"IHDR"):
+        payload, place = bytearray(whole), whole.index(name) - 4
+        payload[place : place + 4] = struct.pack(">I", length)
+        if name == b"IDAT" and length > 20:
+            np.testing.assert_array_equal(image.decode(bytes(payload)), image.decode(whole))
+            continue
+        with pytest.raises(Rejected, match="truncated or damaged|known format"):
+            image.decode(bytes(payload))
+
+
+def one_colour(side):
+    """A white PNG of one bit a pixel: valid, a few kilobytes, and huge when it is unpacked."""
+    chunks = {"IHDR": struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0), "IDAT": b"", "IEND": b""}
+    packed, row = zlib.compressobj(), b"\0" + b"\xff" * -(-side // 8)
+    chunks["IDAT"] = b"".join(packed.compress(row) for _ in range(side)) + packed.flush()
+    named = [(name.encode(), data) for name, data in chunks.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in named
+    )
+
+
+def memory(key):
+    """Bytes of this process: VmRSS is what it has, VmHWM the most since it was told to forget."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)]
+    return int(line.split()[1]) * 1024
+
+
+def test_a_huge_picture_of_one_colour_takes_no_memory():
+    assert image.decode(one_colour(64)).min() == 255
+    huge = one_colour(30_000)
+    assert len(huge) < 200_000
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory("VmRSS")
+    with pytest.raises(Rejected, match="more than 100,000,000 pixels"):
+        image.decode(huge)
+    assert memory("VmHWM") - before < 20 * 2**20

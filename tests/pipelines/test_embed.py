@@ -55,22 +55,29 @@ def test_images_of_every_kind_and_bad_ones_among_them(evenset, write_config, tmp
     Image.fromarray(grey).convert("P").save(pool / "palette.png")
     Image.fromarray(colour[..., :3]).save(pool / "colour.jpg")
     (pool / "one.png").write_bytes(png(np.full((1, 1), 7, np.uint8)))
-    (pool / "cut.png").write_bytes(digits[0][: len(digits[0]) // 2])
-    (pool / "zero.png").write_bytes(b"")
-    (pool / "text.png").write_bytes(b"this is no image")
+    bad = {
+        "cut.png": digits[0][: len(digits[0]) // 2],
+        "half.jpg": (pool / "colour.jpg").read_bytes()[:-200],
+        "zero.png": b"",
+        "page.jpg": b"<!DOCTYPE html><p>404 Not Found",
+        "drawing.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    }
+    for name, payload in bad.items():
+        (pool / name).write_bytes(payload)
+    (pool / "circle.png").symlink_to("circle.png")
     done = evenset("embed", write_config(pool))
     assert done.code == 0, done
     embedded = rows_of(run, "embeddings")
     assert embedded.keys() | rejects(run).keys() == {
-        p.relative_to(pool).as_posix() for p in pool.rglob("*.*") if p.is_file()
+        p.relative_to(pool).as_posix() for p in pool.rglob("*.*")
     }
-    assert {"cut.png", "zero.png", "text.png"} <= rejects(run).keys()
+    assert bad.keys() | {"circle.png"} == rejects(run).keys()
     assert {"sub/rgba.png", "deep.png", "palette.png", "colour.jpg"} <= embedded.keys()
     assert all(rejects(run).values())
     assert embedded["000.png"]["width"] == 8
     assert "rejected" in done.text
     counts = read_manifest(run, "embeddings").counts
-    assert counts["samples"] == counts["embedded"] + counts["rejected"] == 48
+    assert counts["samples"] == counts["embedded"] + counts["rejected"] == 51
     status = evenset("status", tmp_path / "run")
     for reason in rejects(run).values():
         assert reason in status.text

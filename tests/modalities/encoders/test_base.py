@@ -24,7 +24,14 @@ class Placed(Encoder):
     def encode(self, batch, like=None):
         if self.broken == "shape":
             return np.zeros((len(batch), self.dim + 1), np.float32)
-        if self.broken == "row" and any(row[0] == 5 for row in batch):
+        five = any(row[0] == 5 for row in batch)
+        if self.broken == "memory once" and five and len(batch) > 1:
+            raise RuntimeError("out of memory")
+        if self.broken == "shape once" and five and len(batch) > 1:
+            return np.zeros((1, self.dim), np.float32)
+        if self.broken == "nan" and five:
+            return np.array([[np.nan if row[0] == 5 else row[0], 0, 0] for row in batch], np.float32)
+        if self.broken == "row" and five:
             raise ValueError("5 is too many")
         longest = max(row[1] for row in (batch if like is None else like))
         return np.array([[row[0], place, longest] for place, row in enumerate(batch)], np.float32)
@@ -52,3 +59,18 @@ def test_a_row_that_fails_has_a_reason_and_the_others_have_embeddings():
 def test_an_encoder_that_returns_another_shape_is_broken():
     with pytest.raises(RuntimeError, match="failed on each of the 8 samples of a batch"):
         Placed("shape").encode_all(ROWS)
+
+
+@pytest.mark.parametrize("how", ["shape once", "memory once"])
+def test_a_batch_that_fails_as_a_whole_is_encoded_row_by_row(how):
+    rows = [np.array([i + 1, 10 * i], np.float32) for i in range(20)]
+    found, reasons = Placed(how).encode_all(rows)
+    assert reasons == [None] * 20
+    np.testing.assert_array_equal(found[:, 0], np.arange(1, 21))
+
+
+def test_a_row_that_becomes_nan_has_a_reason():
+    found, reasons = Placed("nan").encode_all(ROWS)
+    assert [i for i, reason in enumerate(reasons) if reason] == [4]
+    assert "NaN or infinity" in reasons[4]
+    np.testing.assert_array_equal(np.delete(found[:, 0], 4), [1, 2, 3, 4, 6, 7, 8])

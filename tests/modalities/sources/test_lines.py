@@ -178,3 +178,46 @@ def test_a_line_that_inflates_to_far_above_the_limit_is_never_held(tmp_path, cod
     assert [r.payload for r in records] == [b"first", None, b"last"]
     assert "more than" in records[1].reason
     assert peak < 64 * 2**20
+
+
+WORDS = [
+    "שלום עולם",
+    "مرحبا بالعالم",
+    "\u202eabc\u202c",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𐎠𐎡",
+    "👩‍🚀 家族",
+    "z\u0301\u0323",
+    "a\0b",
+    "\x85\u2028",
+]
+
+
+def test_writing_of_every_direction_and_plane_comes_through(tmp_path):
+    lines = [json.dumps({"text": word, "id": word}, ensure_ascii=bool(i % 2)) for i, word in enumerate(WORDS)]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    records = everything(json_lines(tmp_path, id_column="id"))
+    assert [(r.id, r.payload.decode()) for r in records] == [(word, word) for word in WORDS]
+    (tmp_path / "x.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    assert [r.payload.decode() for r in everything(TextLinesSource(list_files(f"{tmp_path}/x.txt")))] == WORDS
+    for record in records[:-1]:
+        sample = Text().decode(record.payload)
+        assert Text().describe(sample, record.payload) == {"characters": len(sample)}
+
+
+def test_nul_bytes_and_bytes_that_are_no_text(tmp_path):
+    lines = [b'{"text": "a"}', b'{"text": "a\0b"}', b'\0{"text": "a"}', b"\0" * 9, b'{"text": "\xc3("}']
+    (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
+    records = everything(json_lines(tmp_path))
+    assert [r.payload for r in records] == [b"a", None, None, None, None]
+    assert [r.reason for r in records[1:]] == ["The line is not valid JSON."] * 3 + [
+        "The line is not valid UTF-8."
+    ]
+
+
+def test_a_line_of_fifty_megabytes_is_a_sample(tmp_path):
+    line = b'{"text": "' + b"word " * (10 * 2**20) + b'"}'
+    assert len(line) > 50 * 10**6
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "a"}\n' + line + b'\n{"text": "b"}\n')
+    pool = json_lines(tmp_path)
+    assert [len(r.payload) for r in everything(pool)] == [1, 50 * 2**20, 1]
+    assert max(part.spec["length"] for part in pool.parts()) <= 64 * 2**20

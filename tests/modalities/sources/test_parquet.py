@@ -150,3 +150,38 @@ def test_it_travels(tmp_path):
     copy = pickle.loads(pickle.dumps(pool))
     assert copy.parts() == pool.parts()
     assert everything(copy) == everything(pool)
+
+
+@pytest.mark.parametrize("modality", [Image(), Text()])
+def test_structs_without_bytes_name_a_file(tmp_path, modality):
+    """As the datasets of Hugging Face have them: a path where the bytes are not in the table."""
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "a.png").write_bytes(b"of the file")
+    values = [
+        {"bytes": None, "path": "img/a.png"}, {"bytes": b"of the table", "path": "img/a.png"},
+        {"bytes": None, "path": "img/gone.png"}, {"bytes": None, "path": "../x.png"},
+        {"bytes": None, "path": "a\0.png"}, {"bytes": None, "path": None}, None,
+    ]  # fmt: skip
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pq.write_table(pa.table({"image": pa.array(values, kind)}), tmp_path / "x.parquet")
+    records = everything(source(tmp_path / "x.parquet", modality, column="image"))
+    assert [r.payload for r in records] == [b"of the file", b"of the table", *[None] * 5]
+    assert [r.reason for r in records[2:]] == [
+        "The file is gone, or is no regular file.", "The address leaves the folder of the pool.",
+        "The address is no name of a file: it holds NUL, or is not valid Unicode.",
+        "The value is missing.", "The value is missing.",
+    ]  # fmt: skip
+
+
+def test_a_null_costs_only_its_row_and_a_file_without_the_column_is_named(tmp_path):
+    pq.write_table(pa.table({"text": ["one", None, "", "four"]}), tmp_path / "a.parquet")
+    records = everything(source(tmp_path))
+    assert [(r.payload, r.reason) for r in records] == [
+        (b"one", None), (None, "The value is missing."), (b"", None), (b"four", None),
+    ]  # fmt: skip
+    pq.write_table(pa.table({"other": ["x"]}), tmp_path / "b.parquet")
+    with pytest.raises(ModalityError, match=r"b\.parquet has no column 'text': .*other"):
+        source(tmp_path).parts()
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "b.parquet")
+    with pytest.raises(ModalityError, match=r"b\.parquet: source\.column 'text' is of type int64"):
+        source(tmp_path).parts()

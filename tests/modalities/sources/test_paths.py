@@ -1,5 +1,8 @@
 import os
 import pickle
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import fsspec
 import pytest
@@ -193,3 +196,54 @@ def test_files_by_key(tree):
     write(tree, **{"b/3.tar.png": b"3"})
     source = open_source("files", str(tree), column=None, id_column="__key__", modality=Image())
     assert [r.id for r in everything(source)] == ["a", "b/1", "b/2", "b/3"]
+
+
+def test_links_that_lead_nowhere_are_rejected_by_name(tree):
+    (tree / "circle.png").symlink_to("circle.png")
+    (tree / "x.png").symlink_to("y.png")
+    (tree / "y.png").symlink_to("x.png")
+    (tree / "dangling.png").symlink_to("nothing")
+    (tree / "good.png").symlink_to("b/2.png")
+    (tree / "folder.png").symlink_to("b")
+    for path, others in [(tree, {"a.PNG", "b/1.jpg", "b/2.png"}), (f"{tree}/*.png", set())]:
+        source = open_source("files", str(path), column=None, id_column=None, modality=Image())
+        records = {record.id: record for record in everything(source)}
+        assert {id for id, record in records.items() if record.payload} == {"good.png", *others}
+        rejected = {id: record.reason for id, record in records.items() if not record.payload}
+        assert rejected.keys() == {"circle.png", "x.png", "y.png", "dangling.png"}
+        assert set(rejected.values()) == {"The file is gone, or is no regular file."}
+
+
+@contextmanager
+def somebody():
+    """Where this process is root's, nobody: root may read everything."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_may_not_be_read_is_rejected_by_name():
+    with TemporaryDirectory() as folder:  # nobody may look into a folder of pytest
+        Path(folder).chmod(0o755)
+        write(Path(folder), **{"a.png": b"a", "b.png": b"b", "c.png": b"c"})
+        (Path(folder) / "b.png").chmod(0)
+        with somebody():
+            source = open_source("files", folder, column=None, id_column=None, modality=Image())
+            records = everything(source)
+    assert [record.payload for record in records] == [b"a", None, b"c"]
+    assert records[1].reason == "The file may not be read (permission denied)."
+
+
+def test_a_folder_that_may_not_be_listed_is_named():
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        write(Path(folder), **{"a.png": b"a", "b/c.png": b"c"})
+        (Path(folder) / "b").chmod(0)
+        with somebody(), pytest.raises(ModalityError, match=rf"{folder}/b.*"):
+            list_files(folder)
+        (Path(folder) / "b").chmod(0o755)
