@@ -196,7 +196,9 @@ class EmbeddingsSource(Source):
                 if len(lengths) and lengths[0].as_py():
                     return int(lengths[0].as_py())
         except (*READ_ERRORS, pa.ArrowException) as error:
-            raise ModalityError(f"{name} cannot be read as Parquet ({error}): repair it or take it out.") from error
+            raise ModalityError(
+                f"{name} cannot be read as Parquet ({error}): repair it or take it out."
+            ) from error
         if file.metadata.num_rows:
             raise ModalityError(f"{name}: column {self._column!r} holds no embedding, only nulls.")
         return 0

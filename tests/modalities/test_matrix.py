@@ -14,7 +14,7 @@ import pytest
 from PIL import Image as Pillow
 
 import modalities
-from modalities import ModalityError
+from modalities import ModalityError, plugins
 from modalities.satellite import SatelliteSettings
 from modalities.sources import EmbeddingsSource
 from tests.modalities.scenes import values, write_scene
@@ -171,6 +171,7 @@ REFUSED = {
 def pool(tmp_path, monkeypatch):
     """The pools of a cell, and the modality that is to read them."""
     monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "examples/plugin_audio")])
+    monkeypatch.setattr(plugins, "_named", set())  # it is this test alone that names one
 
     def made(cell):
         form, _, kind = cell.rpartition("-")
