@@ -115,7 +115,11 @@ class Modality(ABC):
             uint8 or float32), ``text`` (a str), or a plugin's own word.
         default_encoder: the encoder when the config names none.
         suffixes: lower-case suffixes of files that hold one sample each.
-        columns: what `describe` adds to the table of embeddings.
+        columns: what `describe` adds to the table of embeddings, and of the curated set. Some mean a place on
+            Earth: ``lon`` and ``lat`` (float64, degrees) put samples on the map of the report; ``crs``
+            (string, as PROJ reads it) and ``bounds`` (list of 4 float64: west, south, east, north in it) give
+            them footprints, for GeoParquet, and ``corners`` (list of 8 float64: x, y of the four in turn),
+            where it is not null, those that stand askew in their CRS.
         column_names: names under which tables usually keep the sample, best first.
         strings_are_samples: whether a string in a table is the sample itself, as a document is, and not the
             address of the file that holds it.

@@ -31,7 +31,10 @@ ENCODERS = {
 DECLARED = ("name", "kind", "default_encoder", "suffixes", "columns", "column_names")
 """What every modality says of itself."""
 
-TAKEN = {"id", "uri", "key", "embedding", "payload", "prepared", "reason", "part", "lost", "truncated"}
+TAKEN = {
+    *("id", "uri", "key", "embedding", "payload", "prepared", "reason", "part", "lost", "truncated"),
+    *("repeats", "ranks", "path", "weight", "cluster", "distance", "file", "row", "place"),
+}
 """Columns that the tables of a run have, whatever the modality."""
 
 EncoderFactory = Callable[..., Encoder]

@@ -139,6 +139,7 @@ class Satellite(FittedModality):
         "window": pa.list_(pa.int32(), 4),
         "crs": pa.string(),
         "bounds": pa.list_(pa.float64(), 4),
+        "corners": pa.list_(pa.float64(), 8),
         "lon": pa.float64(),
         "lat": pa.float64(),
         "datetime": pa.timestamp("us", "UTC"),
@@ -193,13 +194,14 @@ class Satellite(FittedModality):
             found["datetime"] = datetime.fromisoformat(about["datetime"])
         if chip.crs is not None:
             rows, columns = chip.valid.shape
-            corners = [
-                chip.transform @ corner for corner in ((0, 0), (columns, 0), (0, rows), (columns, rows))
-            ]
+            pixels = ((0, 0), (0, rows), (columns, rows), (columns, 0))
+            corners = [chip.transform @ corner for corner in pixels]
             xs, ys = zip(*corners, strict=True)
             (lon,), (lat,) = lon_lat(chip.crs, [sum(xs) / 4], [sum(ys) / 4])
             found |= {"crs": chip.crs.to_string(), "bounds": [min(xs), min(ys), max(xs), max(ys)]}
             found |= {"lon": lon, "lat": lat}
+            if chip.transform.b or chip.transform.d:
+                found["corners"] = [coordinate for corner in corners for coordinate in corner]
         return found
 
     def show(self, payload: bytes, uri: str) -> str:

@@ -196,14 +196,14 @@ class Sample(Section):
 class Export(Section):
     """In which forms the curated set is written."""
 
-    formats: list[Literal["parquet", "files", "ids"]] = Field(default=["parquet", "ids"])
-    """any of parquet (with the payload), files (a folder of them) and ids (a list of names)"""
+    formats: list[Literal["parquet", "files", "ids", "geoparquet"]] = Field(default=["parquet", "ids"])
+    """any of parquet (with the payload), files (a folder of them), ids (names), geoparquet (footprints)"""
 
     @field_validator("formats", mode="before")
     @classmethod
     def _formats_are_built(cls, value: Any) -> Any:
         value = [value] if isinstance(value, str) else value
-        return _refuse_later(value, ("webdataset", "jsonl", "geoparquet", "litdata", "huggingface"))
+        return _refuse_later(value, ("webdataset", "jsonl", "litdata", "huggingface"))
 
 
 class Limits(Section):

@@ -1,8 +1,9 @@
 """The export stage: ``curated/`` and the pool become files to train from, in ``export/``.
 
-``parquet/part-*`` (the curated columns and the payload, or the embedding), ``files/`` (a folder of the
-samples), ``ids.txt`` and, for a pool of embeddings, ``rows.npy``; and always ``index/part-*`` (id, key,
-file, row), which says where each sample went and marks its part as done. Parts are those of the pool.
+``parquet/part-*`` (the curated columns and the payload, or the embedding), ``geoparquet/part-*`` (the
+curated columns and the footprint), ``files/`` (a folder of the samples), ``ids.txt`` and, for a pool of
+embeddings, ``rows.npy``; and always ``index/part-*`` (id, key, file, row), which says where each sample went
+and marks its part as done. Parts are those of the pool.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from pipelines.store import Store
 
 FOLDER = "export"
 INDEX = f"{FOLDER}/index"
+GEOPARQUET = f"{FOLDER}/geoparquet"
 
 
 def export(config: Config, store: Store, progress: Progress, pool: Pool | None = None) -> dict[str, Any]:
@@ -45,10 +47,11 @@ def export(config: Config, store: Store, progress: Progress, pool: Pool | None =
         pool: The pool where it is open already.
 
     Returns:
-        ``samples`` (distinct ones) and ``formats``.
+        ``samples`` (distinct ones) and ``formats``; with geoparquet ``without_place``, those without a
+        footprint, and ``notes`` where there are any.
 
     Raises:
-        RequestError: A pool of embeddings has no files.
+        RequestError: The pool has no files, or no places.
         RunError: A curated sample cannot be read any more.
     """
     pool = pool or open_pool(config)
@@ -80,17 +83,47 @@ def export(config: Config, store: Store, progress: Progress, pool: Pool | None =
     parts, id_list = [part.index for part in pool.parts], "ids" in config.export.formats
     samples = ray.get(ray.remote(_finish).remote(store, parts, id_list, is_embedded(pool)))
     progress.finish()
-    return {"samples": samples, "formats": list(config.export.formats)}
+    counts: dict[str, Any] = {"samples": samples, "formats": list(config.export.formats)}
+    if "geoparquet" in config.export.formats:
+        counts["without_place"] = ray.get(ray.remote(_without_place).remote(store, parts))
+        if counts["without_place"]:
+            note = (
+                f"{counts['without_place']:,} of the {samples:,} curated samples have no footprint in"
+                f" {GEOPARQUET}: they have no CRS, or reach beyond Earth"
+            )
+            progress.say(note)
+            counts["notes"] = [note]
+    return counts
 
 
 def check_formats(config: Config, pool: Pool) -> None:
     """Refuse a form of export that the pool cannot take, before any work starts.
 
     Raises:
-        RequestError: Files were asked for, of a pool of embeddings.
+        RequestError: Files were asked for of a pool of embeddings, or footprints where samples have none.
     """
     if is_embedded(pool) and "files" in config.export.formats:
         raise RequestError("export.formats: a pool of embeddings has no files to write: use parquet, ids")
+    if "geoparquet" in config.export.formats:
+        _check_footprints(config, pool)
+
+
+def _check_footprints(config: Config, pool: Pool) -> None:
+    from pipelines.footprints import COLUMNS
+    from pipelines.geoparquet import ADDED
+
+    columns = pool.modality.columns
+    if is_embedded(pool) or not columns.keys() >= {*COLUMNS}:
+        what = "a pool of embeddings" if is_embedded(pool) else f"modality {pool.modality.name!r}"
+        raise RequestError(
+            f"export.formats: geoparquet needs places on Earth, which {what} has not: leave it out (modality"
+            " 'satellite' has them)"
+        )
+    if taken := sorted({*ADDED} & {*config.source.keep, *columns}):
+        raise RequestError(
+            f"source.keep: {taken[0]!r} is a column of GeoParquet's own: leave it out, or geoparquet out of"
+            " export.formats"
+        )
 
 
 def _sorted_curated(store: Store) -> tuple[pa.Table, NDArray[np.uint64]]:
@@ -144,6 +177,10 @@ def _export_part(
     if ids and "parquet" in formats:
         name = "embedding" if isinstance(source, EmbeddingsSource) else "payload"
         store.write_table(part_name(f"{FOLDER}/parquet", part.index), chosen.append_column(name, content))
+    if ids and "geoparquet" in formats:
+        from pipelines.geoparquet import geoparquet
+
+        store.write_table(part_name(GEOPARQUET, part.index), geoparquet(chosen))
     went = {"file": pa.array(files, pa.string()), "row": pa.array(rows, pa.int64())}
     names = {"id": chosen["id"], "key": chosen["key"]}
     store.write_table(part_name(INDEX, part.index), pa.table(names | went))
@@ -216,6 +253,12 @@ def _finish(store: Store, parts: list[int], id_list: bool, embedded: bool) -> in
         np.save(buffer, np.repeat(index["row"].to_numpy()[places], repeats))
         store.write_bytes(f"{FOLDER}/rows.npy", buffer.getvalue())
     return int(index.num_rows)
+
+
+def _without_place(store: Store, parts: list[int]) -> int:
+    """How many rows of GeoParquet have no footprint; parts without a curated sample have no file."""
+    files = [part_name(GEOPARQUET, i) for i in parts if store.rows(part_name(INDEX, i))]
+    return sum(store.read_table(file, ["geometry"])["geometry"].null_count for file in files)
 
 
 def _one_line(id: str) -> str:

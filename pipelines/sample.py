@@ -2,8 +2,8 @@
 
 Every part of the assignments offers, of each leaf, as many points as the leaf's budget could take;
 offers are merged a few at a time and never exceed the target by more than a merge's width. Writes
-``curated/part-*.parquet`` (id, uri, key, repeats, ranks, path, weight) in the order of rank: without
-repeats, the first m rows are the curated set of size m.
+``curated/part-*.parquet`` (id, uri, key, repeats, ranks, path, weight, and what ``embeddings/`` says of the
+sample) in the order of rank: without repeats, the first m rows are the curated set of size m.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def sample(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         groups = [offers[i : i + _MERGED_AT_ONCE] for i in range(0, len(offers), _MERGED_AT_ONCE)]
         offers = [_merge.remote(wanted, *group) for group in groups]
     drawn, rows = _draw.options(num_returns=2).remote(ray.put(tree), wanted, offers[0], config.seed)
-    keep = config.source.keep
-    named = [_name.remote(store, part, rows, keep) for part in parts]
+    told = _told(store, parts[0])
+    named = [_name.remote(store, part, rows, told) for part in parts]
     waiting = list(named)
     while waiting:
         done, waiting = ray.wait(waiting)
         progress.advance(len(done))
-    counts: dict[str, Any] = ray.get(_write.remote(store, ray.put(tree), size, keep, drawn, *named))
+    counts: dict[str, Any] = ray.get(_write.remote(store, ray.put(tree), size, told, drawn, *named))
     progress.finish()
     return counts
 
@@ -78,6 +78,12 @@ def read_tree(store: Store) -> Tree:
         return Tree(levels)
     except CurationError as error:
         raise RunError(f"the tree of {store.url} cannot be used: {error}") from error
+
+
+def _told(store: Store, part: str) -> list[str]:
+    """Columns that say something of a sample, beside those that every pool has."""
+    names = store.metadata(part_name("embeddings", part_index(part))).schema.to_arrow_schema().names
+    return [name for name in names if name not in ("id", "uri", "key", "embedding")]
 
 
 @ray.remote(num_cpus=1)
@@ -107,17 +113,17 @@ def _draw(
 
 @ray.remote(num_cpus=1)
 def _name(
-    store: Store, part: str, rows: tuple[NDArray[np.int64], NDArray[np.int64]], keep: list[str]
+    store: Store, part: str, rows: tuple[NDArray[np.int64], NDArray[np.int64]], told: list[str]
 ) -> pa.Table:
-    """Id, uri, key and what is kept of the rows drawn from one part, and their places in the curated set."""
+    """Id, uri, key and what is told of the rows drawn from one part, and their places in the curated set."""
     place = np.flatnonzero(rows[0] == part_index(part))
-    table = store.read_table(part_name("embeddings", part_index(part)), ["id", "uri", "key", *keep])
+    table = store.read_table(part_name("embeddings", part_index(part)), ["id", "uri", "key", *told])
     return table.take(rows[1][place]).append_column("place", pa.array(place, pa.int64()))
 
 
 @ray.remote(num_cpus=1)
 def _write(
-    store: Store, tree: Tree, size: int, keep: list[str], drawn: Drawn, *named: pa.Table
+    store: Store, tree: Tree, size: int, told: list[str], drawn: Drawn, *named: pa.Table
 ) -> dict[str, Any]:
     if drawn.repeats.sum() != size:
         raise RunError(
@@ -131,7 +137,7 @@ def _write(
     path = tree.paths()[drawn.leaf]
     table = table.append_column("path", _lists(path.ravel(), np.arange(len(path) + 1) * path.shape[1]))
     table = table.append_column("weight", pa.array(drawn.weight, pa.float64()))
-    table = table.select([name for name in table.column_names if name not in keep] + keep)
+    table = table.select([name for name in table.column_names if name not in told] + told)
     for index, start in enumerate(range(0, max(1, len(table)), _ROWS_A_FILE)):
         store.write_table(part_name("curated", index), table.slice(start, _ROWS_A_FILE))
     return {

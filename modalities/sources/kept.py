@@ -13,14 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from modalities.base import Modality, ModalityError
+from modalities.registry import TAKEN
 from modalities.sources.paths import printable
 from modalities.sources.secrets import redacted
-
-TAKEN = {
-    *("id", "uri", "key", "embedding", "payload", "prepared", "reason", "part", "lost", "truncated"),
-    *("repeats", "ranks", "path", "weight", "cluster", "distance", "file", "row", "place"),
-}
-"""Columns that the tables of a run have."""
 
 
 def check_keep(keep: Sequence[str], modality: Modality) -> None:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from curation import chance
 from curation.balance import balance
 from pipelines import written
-from pipelines.blocks import keys_in, part_index
+from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.errors import RunError
 from pipelines.manifest import read_manifest
 from pipelines.progress import Progress
-from pipelines.report import figures, occupancy, page, provenance, shown
+from pipelines.report import figures, maps, occupancy, page, provenance, shown
+from pipelines.report.places import has_places, read_places
 from pipelines.sample import read_tree
 from pipelines.secrets import hidden
 from pipelines.store import Store
@@ -50,12 +51,15 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         raise RunError("there is no tree to report on: run `cluster` first")
     tree = read_tree(store)
     sizes = tree.levels[0].sizes
-    progress.start("report", len(curated_files) + 2 * len(assignments), "files")
+    embeddings = [part_name("embeddings", part_index(file)) for file in assignments]
+    passes = 2 if has_places(store, embeddings) else 1
+    progress.start("report", passes * (len(curated_files) + 2 * len(assignments)), "files")
     copies, distinct, favoured = _read_curated(config, store, curated_files, len(sizes), progress.advance)
     random, rows = _read_pool(
         config, store, assignments, sizes, int(copies.sum()), favoured, progress.advance
     )
     levels = occupancy.by_level(tree, random, copies)
+    places = read_places(store, embeddings, curated_files, progress.advance)
     sheets = shown.fetch(config, store, rows)
     progress.finish()
 
@@ -73,6 +77,7 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
             | {name: dataclasses.asdict(balance(getattr(c, name))) for name in SETS}
             for c in levels
         ],
+        "places": places.metrics() if places else None,
         "rejects": [dataclasses.asdict(reason) for reason in rejects],
         "stages": manifests.stages,
         "versions": manifests.versions,
@@ -87,6 +92,7 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         metrics=metrics,
         histograms=[(c.level, len(c.pool), figures.size_histogram(c)) for c in reversed(levels)],
         treemap=figures.treemap(levels),
+        maps=maps.maps(places) if places else [],
         layout=sheets.layout,
         samples=list(zip(HEADINGS, sheets.groups, strict=True)),
     )

@@ -25,9 +25,12 @@ def configured(pool, modality="image", form="files"):
 
 
 class Run:
-    """A pool of digits on disk, and a finished run over it with a made-up tree of three levels."""
+    """A pool of digits on disk, and a finished run over it with a made-up tree of three levels.
 
-    def __init__(self, folder, part_rows=1024, samples=1300, repeats=1):  # the rows of a part of files
+    With ``places``, longitudes and latitudes (samples, 2), every sample lies somewhere, but for NaN.
+    """
+
+    def __init__(self, folder, part_rows=1024, samples=1300, repeats=1, places=None):  # the rows of a part
         self.pool, self.store = folder / "pool", Store(str(folder / "run"))
         self.pool.mkdir()
         images = load_digits().images
@@ -36,7 +39,7 @@ class Run:
             pixels = Image.fromarray((images[row] * 15).astype(np.uint8))
             pixels.save(self.pool / name)
         self.config = configured(self.pool)
-        self.part_rows, self.repeats = part_rows, repeats
+        self.part_rows, self.repeats, self.places = part_rows, repeats, places
         self._write_tree(samples)
         self._write_curated()
         self._write_rejects_and_manifests()
@@ -71,8 +74,9 @@ class Run:
             ids = pa.array(self.ids[rows])
             self.store.write_table(
                 f"embeddings/part-{part:05d}.parquet",
-                pa.table(
-                    {"id": ids, "uri": [str(self.pool / i) for i in self.ids[rows]], "key": self.keys[rows]}
+                self._placed(
+                    {"id": ids, "uri": [str(self.pool / i) for i in self.ids[rows]], "key": self.keys[rows]},
+                    rows,
                 ),
             )
             self.store.write_table(
@@ -80,18 +84,25 @@ class Run:
                 pa.table({"id": ids, "key": self.keys[rows], "cluster": self.leaf[rows]}),
             )
 
+    def _placed(self, columns, rows):
+        if self.places is None:
+            return pa.table(columns)
+        lon, lat = (pa.array(column[rows], from_pandas=True) for column in self.places.T)
+        return pa.table(columns | {"lon": lon, "lat": lat})
+
     def _write_curated(self):
         rows = np.concatenate([np.flatnonzero(self.leaf == leaf)[:3] for leaf in range(LEAVES)])
         self.curated = self.leaf[rows]
         middle = self.parents[0][self.curated]
         path = np.stack([self.parents[1][middle], middle, self.curated], axis=1)
-        table = pa.table(
+        table = self._placed(
             {
                 "id": [self.ids[r] for r in rows],
                 "key": self.keys.take(pa.array(rows)),
                 "repeats": pa.array([self.repeats] * len(rows), pa.int32()),
                 "path": pa.array(path.tolist(), pa.list_(pa.int64())),
-            }
+            },
+            rows,
         )
         self.store.write_table("curated/part-00000.parquet", table[:50])
         self.store.write_table("curated/part-00001.parquet", table[50:])

@@ -3,6 +3,7 @@
 import io
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -16,7 +17,8 @@ from .finished import HOSTILE, TOP, Run, configured
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    run = Run(tmp_path_factory.mktemp("report"))
+    places = np.random.default_rng(0).normal([178, -17], [2, 1], (1300, 2))
+    run = Run(tmp_path_factory.mktemp("report"), places=places)
     run.counts, run.metrics = run.report()
     return run
 
@@ -75,13 +77,18 @@ def test_the_page_needs_no_network_and_has_no_complaints(visit, run):
 
 
 def test_every_figure_is_drawn(visit):
-    names = ["treemap", *(f"histogram-{level}" for level in (1, 2, 3))]
+    names = ["treemap", "map-pool", "map-curated", *(f"histogram-{level}" for level in (1, 2, 3))]
     for name in names:
         box = visit.page.locator(f"#{name} svg.main-svg").first.bounding_box()
         assert box["width"] > 200, name
         assert box["height"] > 200, name
     assert visit.page.locator("#histogram-1 .bars .point path").count() > 10
     assert visit.page.locator("#treemap .slice").count() > TOP
+    for name, layers in (("map-pool", 1), ("map-curated", 2)):
+        assert visit.page.locator(f"#{name} .heatmaplayer image").count() == layers
+        assert {"180°", "18° S"} <= {
+            *visit.page.locator(f"#{name} .xtick, #{name} .ytick").all_text_contents()
+        }
 
 
 def test_samples_of_pool_and_curated_set_stand_side_by_side(visit):
