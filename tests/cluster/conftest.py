@@ -14,15 +14,15 @@ from tests.pipelines.conftest import digits, rows_of  # noqa: F401 - one is a fi
 
 from . import machines
 
-# full scans until nothing moves: a minute, in many iterations
-SLOWLY = {"algorithm": "lloyd", "tol": 0, "max_iter": 40}
+# full scans until nothing moves: half a minute, in many iterations
+SLOWLY = {"algorithm": "lloyd", "tol": 0, "max_iter": 30}
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def pytest_collection_modifyitems(items):
-    """All of these want several machines, and minutes."""
+    """All of these want several machines, and minutes; some are left to the soak."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.cluster)
 
 
@@ -42,7 +42,7 @@ def written(folder, pool, **sections):
     tree = {
         "source": {"path": f"{pool}/*.npy", "format": "embeddings"},
         "output": str(folder / "run"),
-        "cluster": {"n_clusters": [12_000, 300, 30], "resample": {"steps": 1}, **SLOWLY},
+        "cluster": {"n_clusters": [9000, 300, 30], "resample": {"steps": 1}, **SLOWLY},
         "sample": {"size": 3000},
         "export": {"formats": ["ids"]},
         **sections,

@@ -196,7 +196,10 @@ def overlapping(times):
     return max(itertools.accumulate(step for _, step in edges))
 
 
-@pytest.mark.parametrize(("cpus", "gpus", "share", "actors"), [(2, 1, 1, 1), (1, 1, 1, 1), (2, 1, 0.5, 2)])
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "share", "actors"),
+    [pytest.param(2, 1, 1, 1, marks=pytest.mark.soak), (1, 1, 1, 1), (2, 1, 0.5, 2)],
+)
 def test_readers_leave_the_encoders_their_place(job, plugged, tmp_path, cpus, gpus, share, actors):
     """Every CPU is wanted by tasks that read, and an encoder that dies finds its place again."""
     expected = curated_on_this_machine(job, plugged)

@@ -66,6 +66,7 @@ def test_a_machine_is_lost_or_slow(network, pool, expected, tmp_path, fault):
     assert ("a machine was lost" in said) == (fault != "slow")
 
 
+@pytest.mark.soak  # `tests/faults/test_kills.py` has it in a shorter run
 def test_two_machines_are_lost_at_once(network, pool, expected, tmp_path):
     file, run, log = three_machines(network, pool, tmp_path)
     with running(network.head, file, log) as process:
@@ -90,6 +91,7 @@ def test_a_machine_joins(network, pool, expected, tmp_path):
     assert "2 point shards can work now in place of 1" in said
 
 
+@pytest.mark.soak  # as above
 def test_the_head_is_lost(network, pool, expected, tmp_path):
     file, run = written(tmp_path / "job", pool)
     network.add(cpus=1)

@@ -176,7 +176,7 @@ def test_an_encoder_that_dies_whenever_it_loads(evenset, write, digits):
     assert f"died {LOADS} times in a row while it loaded its model" in done.text
 
 
-@pytest.mark.cluster
+@pytest.mark.soak
 def test_a_picture_that_kills_while_an_encoder_learns_from_the_pool(evenset, write, digits):
     """As if it could not be decoded in the usual way."""
     sections = {"encoder": {"model": "patches", "num_gpus": 0}}
