@@ -43,6 +43,7 @@ class Purpose(IntEnum):
     SPLIT = 12
     RECALL = 13
     JUDGES = 14
+    THIN = 15
 
 
 def digests(ids: Iterable[str]) -> list[bytes]:

@@ -165,7 +165,7 @@ def draw(
     """
     sizes = tree.levels[0].sizes
     turn = chance.rank_in_group(leaf)
-    whole, rest = np.divmod(leaf_budgets, sizes)
+    whole, rest = np.divmod(leaf_budgets, np.maximum(sizes, 1))
     repeats = whole[leaf] + (turn < rest[leaf])
     chosen = repeats > 0
     leaf, index, turn, repeats = leaf[chosen], index[chosen], turn[chosen], repeats[chosen]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ class Level:
     """Clusters of one level.
 
     Attributes:
-        sizes: Pool samples under each cluster (k,), int64, all positive.
+        sizes: Pool samples under each cluster (k,), int64; 0 only where all were left out (`Tree.without`).
         parents: Cluster of the level above (k,), int64; None at the top.
         centroids: Centroids (k, d), float32, in the pool's scale; None where only the shape is needed.
     """
@@ -90,6 +90,23 @@ class Tree:
     def size(self) -> int:
         """Number of samples in the pool."""
         return int(self.levels[0].sizes.sum())
+
+    def without(self, taken: NDArray[np.int64]) -> Tree:
+        """The tree without some samples of each leaf (leaves,); clusters keep their numbers, even if empty.
+
+        Raises:
+            CurationError: A leaf has fewer.
+        """
+        levels: list[Level] = []
+        for level in self.levels:
+            if (taken > level.sizes).any():
+                raise CurationError("more samples were taken from a cluster of the tree than it holds")
+            levels.append(replace(level, sizes=level.sizes - taken))
+            if level.parents is not None:
+                above = np.zeros(len(self.levels[len(levels)]), np.int64)
+                np.add.at(above, level.parents, taken)
+                taken = above
+        return Tree(levels, self.notes)
 
     def paths(self) -> NDArray[np.int64]:
         """For every leaf its cluster at each level, top first, shape (leaves, levels)."""

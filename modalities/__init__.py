@@ -14,9 +14,12 @@ from modalities.base import (
     Source,
 )
 from modalities.registry import MODALITIES, declared, encoder, modality, source
+from modalities.rules import Apart, AtMost, Rule
 
 __all__ = [
     "MODALITIES",
+    "Apart",
+    "AtMost",
     "Encoder",
     "FittedEncoder",
     "FittedModality",
@@ -26,6 +29,7 @@ __all__ = [
     "Part",
     "Record",
     "Rejected",
+    "Rule",
     "Settings",
     "Source",
     "declared",

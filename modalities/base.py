@@ -16,6 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from modalities.rules import Rule
+
 if TYPE_CHECKING:
     from modalities.sources.paths import Listing
 
@@ -131,6 +133,9 @@ class Modality(ABC):
             takes no argument.
         max_pixels: pixels of a picture, values of a raster of many bands, above which `decode` rejects it by
             its header, before it is decompressed (``limits.pixels`` of the config).
+        thinned_by: which of `columns` `rules` looks at, as the modality is set; of none: there are no rules.
+        sampling_settings: those of its `settings` that `thinned_by` and `rules` alone depend on: where one
+            changes, the set is drawn anew, and nothing is embedded again.
     """
 
     name: ClassVar[str]
@@ -144,6 +149,8 @@ class Modality(ABC):
     layout: ClassVar[Literal["tiles", "rows"]] = "rows"
     settings: ClassVar[type[Settings] | None] = None
     max_pixels: int = MAX_PIXELS
+    thinned_by: tuple[str, ...] = ()
+    sampling_settings: ClassVar[tuple[str, ...]] = ()
 
     def open(self, format: str, listing: Listing, part_rows: int | None) -> Source:
         """Open a pool in one of `formats`: files that hold many samples each, say.
@@ -178,6 +185,14 @@ class Modality(ABC):
     @abstractmethod
     def suffix(self, payload: bytes) -> str:
         """Return the file suffix, with its dot, under which the sample is exported."""
+
+    def rules(self, columns: pa.Table) -> Iterable[Rule]:
+        """Return what must hold of the curated set beside balance; each rule judges what those before left.
+
+        Args:
+            columns: those of `thinned_by`, of all samples that are embedded.
+        """
+        return ()
 
 
 class FittedModality(Modality):

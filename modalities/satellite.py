@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,8 +19,10 @@ from pydantic import AfterValidator, Field, PositiveInt, field_validator
 from modalities.base import FittedModality, ModalityError, Rejected, Settings, Source
 from modalities.chips import Chip, find_band, is_tiff, lon_lat, unpack
 from modalities.image import THUMBNAIL, Image
+from modalities.rules import Rule
 from modalities.sources.files import PART_ROWS
 from modalities.sources.paths import Listing
+from modalities.thinning import COLUMNS, Cap, Thin, chip_rules
 
 WHITE = 255.0
 """Encoders take values from 0 to this, as of a picture."""
@@ -82,6 +84,10 @@ class SatelliteSettings(Settings):
     cloud: Cloud = Cloud()
     date: str | None = None
     """where a scene's name has its date: a regular expression with groups year, month, day, doy"""
+    thin: Thin = Thin()
+    """chips that lie near to each other are left out, but for one"""
+    cap: Cap = Cap()
+    """chips that are too many of one place or date are left out"""
 
     @field_validator("scale", mode="before")
     @classmethod
@@ -150,9 +156,12 @@ class Satellite(FittedModality):
     formats: ClassVar[dict[str, tuple[str, ...]]] = {"geotiff": (".tif", ".tiff", ".gtiff")}
     layout: ClassVar[Literal["tiles", "rows"]] = "tiles"
     settings: ClassVar[type[Settings] | None] = SatelliteSettings
+    sampling_settings: ClassVar[tuple[str, ...]] = ("thin", "cap")
 
     def __init__(self, options: SatelliteSettings | None = None) -> None:
         self.options = options or SatelliteSettings()
+        asked = (self.options.thin.distance_m, self.options.cap.per_cell, self.options.cap.per_date)
+        self.thinned_by = () if asked == (None, None, None) else COLUMNS
         self._ranges: list[tuple[float, float]] = []
 
     def open(self, format: str, listing: Listing, part_rows: int | None) -> Source:
@@ -235,6 +244,10 @@ class Satellite(FittedModality):
     def suffix(self, payload: bytes) -> str:
         """Return ``.tif``, or the suffix of a picture."""
         return ".tif" if is_tiff(payload) else self._pictures.suffix(payload)
+
+    def rules(self, columns: pa.Table) -> Iterable[Rule]:
+        """Return how far apart chips are, and how many there may be of one cell and of one date."""
+        return chip_rules(columns, self.options.thin, self.options.cap)
 
     def glimpse(self, payload: bytes) -> Any:
         """Return values of a chip as they are (bands, n), NaN for no data; of 8 bits nothing, if left so."""

@@ -36,6 +36,7 @@ from pipelines.secrets import hidden
 from pipelines.settle import build, changed, decide, device_of, is_settled, recall
 from pipelines.startup import blame, start
 from pipelines.store import Store, is_absolute
+from pipelines.thinning import check_thinning
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Stage:
 STAGES = (
     Stage("embed", "embeddings", ("rejected/embed", "encoder", "embeddings"), None, resumable=True),
     Stage("cluster", "tree", ("tree",), "embed"),
-    Stage("sample", "curated", ("curated",), "cluster"),
+    Stage("sample", "curated", ("thinned", "curated"), "cluster"),
     Stage("export", "export", ("export",), "sample", resumable=True),
     Stage("report", "report", ("report.html", "metrics.json", "report"), "sample"),
 )
@@ -102,6 +103,7 @@ class Runner:
         self._pool: Pool = open_pool(config)
         check_numbers(config, self._pool.size, "samples in the pool")
         check_formats(config, self._pool)
+        check_thinning(self._pool)
         self._embedded, self._learns = is_embedded(self._pool), False
         if not self._embedded:
             config = recall(config, self._pool.modality, read_begun(self._store, "embeddings"))
@@ -180,7 +182,7 @@ class Runner:
         if name == "sample":
             from pipelines.sample import sample
 
-            return sample(config, store, progress)
+            return sample(config, store, progress, self._pool.modality)
         if name == "report":
             from pipelines.report import report
 
@@ -248,6 +250,9 @@ class Runner:
 
     def _basis(self, stage: Stage) -> Basis:
         values = {key: value for key, value, _ in entries(hidden(self._config))}
+        modality = self._pool.modality
+        own = [key for key in values if key.startswith(f"{self._config.section}.")]
+        late = [key for key in own if key.split(".")[1] in modality.sampling_settings]
         if stage.after is not None:
             upstream = read_manifest(self._store, BY_NAME[stage.after].folder)
             inputs = {f"result of {stage.after}": upstream.fingerprint if upstream else "none"}
@@ -263,7 +268,7 @@ class Runner:
             keys += ["source.keep"] if values["source.keep"] else []
             if values["limits.pixels"] != MAX_PIXELS and not self._embedded:
                 keys += ["limits.pixels"]
-            keys += [key for key in values if key.startswith(f"{self._config.section}.")]
+            keys += [key for key in own if key not in late]
         elif stage.name == "cluster":
             # how it runs changes no result, and splitting into ones neither
             spared = {f"cluster.{key}" for key in ("shards", "num_gpus", "reduce", "memory", "checkpoint")}
@@ -272,6 +277,7 @@ class Runner:
             keys = [*(key for key in values if key.startswith("cluster.") and key not in spared), "seed"]
         elif stage.name == "sample":
             keys = [*(key for key in values if key.startswith("sample.")), "seed"]
+            keys += late if modality.thinned_by else []
         elif stage.name == "export":
             keys = ["export.formats"]
         else:

@@ -1,9 +1,10 @@
 """The sample stage: ``tree/`` becomes ``curated/``, a balanced set of the size asked for.
 
 Every part of the assignments offers, of each leaf, as many points as the leaf's budget could take;
-offers are merged a few at a time and never exceed the target by more than a merge's width. Writes
-``curated/part-*.parquet`` (id, uri, key, repeats, ranks, path, weight, and what ``embeddings/`` says of the
-sample) in the order of rank: without repeats, the first m rows are the curated set of size m.
+offers are merged a few at a time and never exceed the target by more than a merge's width. Samples that
+break a rule of the modality are left out before (`pipelines.thinning`). Writes ``curated/part-*.parquet``
+(id, uri, key, repeats, ranks, path, weight, and what ``embeddings/`` says of the sample) in the order of
+rank: without repeats, the first m rows are the curated set of size m.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+import modalities
 from curation.errors import CurationError
 from curation.sampling import Drawn, budgets, draw, leaf_candidates, preferences
 from curation.tree import Level, Tree
-from pipelines import written
+from modalities.base import Modality
+from pipelines import thinning, written
 from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.errors import RunError
@@ -35,22 +38,42 @@ Offer = tuple[
 ]
 
 
-def sample(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
-    """Draws the curated set; returns what the manifest counts.
+def sample(
+    config: Config, store: Store, progress: Progress, modality: Modality | None = None
+) -> dict[str, Any]:
+    """Draws the curated set.
+
+    Args:
+        config: What was asked for.
+        store: The run directory, with a tree.
+        progress: Advances by parts of the pool.
+        modality: Of the pool, where it is made already.
+
+    Returns:
+        What the manifest counts: `pool`, `curated` (copies), `distinct` and `files`; where the modality has
+        rules also `thinned` (samples that they leave out), `reasons` and `notes`.
 
     Raises:
-        RunError: The tree cannot give as many samples as asked for.
+        RunError: The tree cannot give as many samples as asked for, or a rule cannot be kept.
     """
-    tree = read_tree(store)
+    modality = modality or modalities.modality(config.modality, config.own)
+    parts = written.parts(store, "tree/level-1/assignments")
+    pool = read_tree(store)
+    tree, out, thinned = pool, None, None
+    if modality.thinned_by:
+        out, thinned = thinning.thin(modality, store, parts, len(pool.levels[0]), config.seed)
+        tree = pool.without(thinned.leaves)
+        for sentence in thinned.sentences(pool.size):
+            progress.say(f"sample: {sentence}")
     size = config.sample.count(tree.size)
     try:
         leaf_budgets = budgets(tree, size, config.sample.max_repeats, config.seed)[0]
     except CurationError as error:
-        raise RunError(f"sample.size: {error}") from error
-    parts = written.parts(store, "tree/level-1/assignments")
+        before = f" ({pool.size - tree.size:,} were left out before, see thinned/)" if thinned else ""
+        raise RunError(f"sample.size: {error}{before}") from error
     progress.start("sample", len(parts), "parts")
     wanted = ray.put(leaf_budgets)
-    offers = [_offer.remote(store, part, wanted, config.sample.within, config.seed) for part in parts]
+    offers = [_offer.remote(store, part, wanted, config.sample.within, config.seed, out) for part in parts]
     while len(offers) > 1:
         groups = [offers[i : i + _MERGED_AT_ONCE] for i in range(0, len(offers), _MERGED_AT_ONCE)]
         offers = [_merge.remote(wanted, *group) for group in groups]
@@ -63,6 +86,8 @@ def sample(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         progress.advance(len(done))
     counts: dict[str, Any] = ray.get(_write.remote(store, ray.put(tree), size, told, drawn, *named))
     progress.finish()
+    if thinned:
+        counts |= {"pool": pool.size, "files": counts["files"] | thinned.files()} | thinned.counts()
     return counts
 
 
@@ -87,12 +112,16 @@ def _told(store: Store, part: str) -> list[str]:
 
 
 @ray.remote(num_cpus=1)
-def _offer(store: Store, part: str, wanted: NDArray[np.int64], within: Any, seed: int) -> Offer:
+def _offer(
+    store: Store, part: str, wanted: NDArray[np.int64], within: Any, seed: int, out: pa.Table | None
+) -> Offer:
     table = store.read_table(part, ["key", "cluster", "distance"])
+    left = thinning.left(out, part_index(part), len(table))
+    table = table.take(pa.array(left))
     leaf, keys = table.column("cluster").to_numpy(), keys_in(table["key"])
     values = preferences(within, seed, keys, table.column("distance").to_numpy())
     rows = leaf_candidates(leaf, values, keys, wanted)
-    return leaf[rows], values[rows], keys[rows], np.full(len(rows), part_index(part)), rows
+    return leaf[rows], values[rows], keys[rows], np.full(len(rows), part_index(part)), left[rows]
 
 
 @ray.remote(num_cpus=1)

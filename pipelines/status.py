@@ -16,6 +16,7 @@ from pipelines.owner import CONFIG
 from pipelines.run import BY_NAME, STAGES, Stage
 from pipelines.secrets import told
 from pipelines.store import Store
+from pipelines.thinning import FOLDER
 
 REASONS_SHOWN = 10
 
@@ -39,13 +40,18 @@ def status(url: str, console: Console) -> None:
     console.print(told(f"run {store.url}"), markup=False)
     console.print(table)
     for stage in STAGES:
-        reasons = _reasons(store, stage.name)
-        if reasons:
-            console.print(f"\nrejected by {stage.name}: {reasons.total():,}", markup=False)
-            for reason, count in reasons.most_common(REASONS_SHOWN):
-                console.print(told(f"  {count:>9,}  {reason}"), markup=False)
-            if len(reasons) > REASONS_SHOWN:
-                console.print(f"  and {len(reasons) - REASONS_SHOWN} other reasons (rejected/{stage.name}/)")
+        _tell_reasons(store, f"rejected/{stage.name}", f"rejected by {stage.name}", console)
+    _tell_reasons(store, FOLDER, "left out before the draw", console)
+
+
+def _tell_reasons(store: Store, folder: str, what: str, console: Console) -> None:
+    reasons = _reasons(store, folder)
+    if reasons:
+        console.print(f"\n{what}: {reasons.total():,}", markup=False)
+        for reason, count in reasons.most_common(REASONS_SHOWN):
+            console.print(told(f"  {count:>9,}  {reason}"), markup=False)
+        if len(reasons) > REASONS_SHOWN:
+            console.print(f"  and {len(reasons) - REASONS_SHOWN} other reasons ({folder}/)")
 
 
 def _state(store: Store, stage: Stage, done: Manifest | None) -> str:
@@ -74,8 +80,8 @@ def _counts(counts: dict[str, Any]) -> str:
     return "; ".join(shown)
 
 
-def _reasons(store: Store, stage: str) -> Counter[str]:
+def _reasons(store: Store, folder: str) -> Counter[str]:
     reasons: Counter[str] = Counter()
-    for rel in written.parts(store, f"rejected/{stage}"):
+    for rel in written.parts(store, folder):
         reasons.update(store.read_table(rel, ["reason"])["reason"].to_pylist())
     return reasons

@@ -11,6 +11,9 @@ from pipelines.store import Store
 Runs = list[list[int]]
 """Indices as [first, stop) pairs, in order."""
 
+_BESIDE = {"rejected": "embeddings", "thinned": "curated"}
+"""Folders whose parts stand in the manifest of another."""
+
 
 def runs(indices: Iterable[int]) -> Runs:
     """Ascending indices as they are written down, under ``files`` of what a stage counts."""
@@ -25,8 +28,8 @@ def runs(indices: Iterable[int]) -> Runs:
 
 def parts(store: Store, folder: str) -> list[str]:
     """Paths of the parts in ``folder``; listed only where no manifest names them."""
-    stage = "embeddings" if folder.startswith("rejected/embed") else folder.split("/", 1)[0]
-    manifest = read_manifest(store, stage)
+    top = folder.split("/", 1)[0]
+    manifest = read_manifest(store, _BESIDE.get(top, top))
     files = manifest.counts.get("files") if manifest else None
     if files is None:
         return store.list(folder)

@@ -1,6 +1,6 @@
 """Where do the numbers come from: what was rejected and why, how long every stage took, with which versions?
 
-Comes in: `rejected/` and the `_manifest.json` of every stage. Goes out: plain data for the page.
+Comes in: `rejected/`, `thinned/` and the `_manifest.json` of every stage. Goes out: plain data for the page.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from pipelines import written
 from pipelines.manifest import read_manifest
 from pipelines.store import Store
+from pipelines.thinning import FOLDER
 
 STAGES = {"embed": "embeddings", "cluster": "tree", "sample": "curated", "export": "export"}
 
@@ -52,9 +53,18 @@ class Provenance:
 
 def read_rejects(store: Store) -> list[Reason]:
     """Reasons of all stages, the most frequent first."""
+    return _read(store, {stage: f"rejected/{stage}" for stage in STAGES})
+
+
+def read_thinned(store: Store) -> list[Reason]:
+    """Why samples were left out before the draw, the most frequent reason first."""
+    return _read(store, {"sample": FOLDER})
+
+
+def _read(store: Store, folders: dict[str, str]) -> list[Reason]:
     found: dict[tuple[str, str], Reason] = {}
-    for stage in STAGES:
-        for part in written.parts(store, f"rejected/{stage}"):
+    for stage, folder in folders.items():
+        for part in written.parts(store, folder):
             table = store.read_table(part, columns=["id", "reason"])
             reasons, first, counts = np.unique(
                 np.array(table.column("reason").to_pylist(), dtype=str), return_index=True, return_counts=True

@@ -63,13 +63,14 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     sheets = shown.fetch(config, store, rows)
     progress.finish()
 
-    rejects = provenance.read_rejects(store)
+    rejects, thinned = provenance.read_rejects(store), provenance.read_thinned(store)
     manifests = provenance.read_manifests(store)
     embedded, rejected = int(sizes.sum()), sum(reason.count for reason in rejects)
     metrics: dict[str, Any] = {
         "pool": embedded + rejected,
         "embedded": embedded,
         "rejected": rejected,
+        "thinned": sum(reason.count for reason in thinned),
         "curated": distinct,
         "copies": int(copies.sum()),
         "levels": [
@@ -79,6 +80,7 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         ],
         "places": places.metrics() if places else None,
         "rejects": [dataclasses.asdict(reason) for reason in rejects],
+        "left_out": [dataclasses.asdict(reason) for reason in thinned],
         "stages": manifests.stages,
         "versions": manifests.versions,
         "notes": manifests.notes + sheets.notes,

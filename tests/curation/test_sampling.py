@@ -14,8 +14,9 @@ from tests.curation.pools import blobs
 
 @st.composite
 def trees(draw_from):
-    """A tree of one to three levels whose clusters hold 1 to 30 samples, ties likely."""
-    sizes = np.array(draw_from(st.lists(st.integers(1, 30) | st.just(4), min_size=1, max_size=12)), np.int64)
+    """A tree of one to three levels whose clusters hold up to 30 samples, some of them none; ties likely."""
+    held = st.lists(st.integers(0, 30) | st.just(4), min_size=1, max_size=12).filter(any)
+    sizes = np.array(draw_from(held), np.int64)
     shape = []
     for _ in range(draw_from(st.integers(0, 2))):
         parents = np.array(
@@ -101,7 +102,7 @@ def test_no_sample_is_taken_more_than_its_cluster_mates_plus_one(tree, repeats, 
     copies = np.zeros(len(leaf), np.int64)
     copies[drawn.index] = drawn.repeats
     assert copies.max() <= repeats
-    for j in range(len(tree.levels[0])):
+    for j in set(leaf.tolist()):
         assert np.ptp(copies[leaf == j]) <= 1
 
 
@@ -194,6 +195,15 @@ def test_a_tree_that_does_not_add_up_is_refused():
 def test_a_tree_with_an_unknown_parent_is_refused():
     with pytest.raises(CurationError, match="level 1 names a parent"):
         Tree([Level(np.array([4, 6]), np.array([0, 1])), Level(np.array([10]), None)])
+
+
+def test_a_tree_without_some_samples_is_one_of_those_that_are_left():
+    tree = Tree([Level(np.array([4, 6, 5]), np.array([0, 0, 1])), Level(np.array([10, 5]), None)])
+    left = tree.without(np.array([1, 6, 2]))
+    assert [level.sizes.tolist() for level in left.levels] == [[3, 0, 3], [3, 3]]
+    assert (tree.size, left.size) == (15, 6)
+    with pytest.raises(CurationError, match="than it holds"):
+        tree.without(np.array([0, 0, 6]))
 
 
 def test_order_ends_in_the_key():

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+import modalities
+from pipelines.configfile import load_config
+from pipelines.errors import RequestError
 from pipelines.store import Store
 from tests.pipelines.conftest import rows_of
 from tests.pipelines.test_report_page import Visit, browser
@@ -47,7 +51,7 @@ def test_every_block_is_a_file_or_commands():
     assert {(language, bool(what)) for language, what, _ in BLOCKS} <= {
         ("python", True), ("yaml", True), ("toml", True), ("bash", False), ("bash", True),
     }  # fmt: skip
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
 
 
 def test_its_links_lead_somewhere():
@@ -78,6 +82,26 @@ def test_from_an_empty_folder_to_a_curated_set(tmp_path, browser):
     visit.page.context.close()
 
 
+def test_its_keys_are_checked_and_its_rules_are_kept(tmp_path, monkeypatch):
+    write_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    strict = ["modality=strict:StrictDna", "dna.per_gc=5"]
+    try:
+        config = load_config("dna.yaml", strict)
+        made = modalities.modality(config.modality, config.own)
+        with pytest.raises(RequestError, match="Did you mean dna.shortest"):
+            load_config("dna.yaml", [*strict, "dna.shortst=9"])
+        with pytest.raises(modalities.Rejected, match="shorter than 4"):
+            made.decode(b"ACG")
+    finally:
+        for module in ("strict", "dna"):
+            sys.modules.pop(module, None)
+    assert made.thinned_by == ("gc",)
+    (rule,) = made.rules(pa.table({"gc": [0.501, 0.499, 0.6]}))
+    assert (rule.count, rule.of.to_pylist()) == (5, [50, 50, 60])
+
+
 @pytest.mark.slow
 def test_as_a_package_in_a_fresh_environment(tmp_path):
     shell = environment(tmp_path / "venv", "pip")
@@ -90,3 +114,11 @@ def test_as_a_package_in_a_fresh_environment(tmp_path):
     check(Store(str(work / "run-of-the-package")))
     kept = rows_of(Store(str(work / "run")), "curated")
     assert rows_of(Store(str(work / "run-of-the-package")), "curated") == kept
+    assert [line.split(":")[0] for line in said.splitlines() if ": done again" in line] == [
+        "sample", "export", "report"
+    ]  # fmt: skip
+    strict = Store(str(work / "run-strict"))
+    check(strict)
+    assert {row["reason"] for row in rows_of(strict, "thinned").values()} == {
+        "5 others have as much G and C."
+    }

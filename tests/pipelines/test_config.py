@@ -20,6 +20,7 @@ def load(tmp_path):
 
 
 POOL = "source:\n  path: pool\n"
+SCENES = "modality: satellite\n"
 
 
 def test_every_key_has_a_default_and_a_meaning(load):
@@ -91,6 +92,16 @@ def test_an_empty_section_is_all_defaults(load):
         ("modality: satellite\nsatellite:\n  chip: 6 feet\n", [], ["line 5", "'6 feet' is no length"]),
         ("modality: satellite\n", ["satellite.scale=[9, 0]"], ["satellite.scale", "[9, 0] is no range"]),
         ("modality: satellite\n", ["satellite.date=\\d+"], ["satellite.date", "needs the group year"]),
+        (SCENES, ["satellite.thin.distance_m=-5"], ["thin.distance_m", "-5", "greater than 0"]),
+        (SCENES, ["satellite.thin.distance_m=3e7"], ["thin.distance_m", "10000000"]),
+        (SCENES, ["satellite.thin={distance: 5}"], ["Did you mean satellite.thin.distance_m?"]),
+        (SCENES + "satellite:\n  thin: 500\n", [], ["line 5", "satellite.thin", "it is a section"]),
+        (SCENES, ["satellite.thin.dates=week"], ["thin.dates", "'week'", "month"]),
+        (SCENES, ["satellite.thin.dates=year"], ["dates year needs satellite.thin.distance_m"]),
+        (SCENES, ["satellite.cap.cell_m=9000"], ["cell_m 9000 needs satellite.cap.per_cell"]),
+        (SCENES, ["satellite.cap.per_cell=9"], ["per_cell 9 needs satellite.cap.cell_m"]),
+        (SCENES, ["satellite.cap.per_date=0"], ["cap.per_date", "greater than 0"]),
+        (SCENES, ["satellite.cap.dates=7"], ["cap.dates 7 needs satellite.cap.per_date"]),
         ("", ["export.formats=[webdataset]"], ["export.formats", "webdataset is not built yet"]),
         ("", ["export.formats=[tar]"], ["'tar'", "parquet"]),
         ("", ["source.format=embeddings", "export.formats=files"], ["no files to write"]),

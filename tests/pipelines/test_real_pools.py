@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -112,3 +113,28 @@ def test_tiles_of_eurosat_have_no_place_and_are_curated_all_the_same(evenset, da
 def test_scenes_as_they_come(evenset, data, tmp_path):
     run = curated(evenset, "satellite", tmp_path, f"source.path={data / 'geotiff'}")
     assert any(row["crs"] for row in rows_of(run, "embeddings").values())
+
+
+@pytest.mark.slow
+def test_of_two_scenes_of_one_place_chips_are_thinned_year_by_year(evenset, data, tmp_path):
+    """By distances on a sphere, which are within .6 % of ours."""
+    thin = ["satellite.thin={distance_m: 2000, dates: year}", "satellite.date=_(?P<year>\\d{4})\\."]
+    cut = ["satellite.chip=32", "satellite.stride=16", "satellite.bands=[3,2,1]"]
+    run = curated(
+        evenset, "satellite", tmp_path, f"source.path={data}/geotiff/landsat_pucallpa_*.tif", *thin, *cut
+    )
+    chips, thinned = rows_of(run, "embeddings"), rows_of(run, "thinned")
+    assert 500 < len(thinned) < len(chips) - 500
+    assert not rows_of(run, "curated").keys() & thinned.keys()
+    for year in (1995, 2020):
+        mine = [id for id, chip in chips.items() if chip["datetime"].year == year]
+        place = np.deg2rad([(chips[id]["lon"], chips[id]["lat"]) for id in mine]).T
+        half = np.sin((place[:, :, None] - place[:, None]) / 2) ** 2
+        across = half[0] * np.cos(place[1])[:, None] * np.cos(place[1])
+        apart = 2 * 6_371_009 * np.arcsin(np.sqrt(half[1] + across))
+        np.fill_diagonal(apart, np.inf)
+        stays = np.array([id not in thinned for id in mine])
+        assert apart[stays][:, stays].min() > 0.99 * 2000
+        row = {id: i for i, id in enumerate(mine)}
+        for id in row.keys() & thinned.keys():
+            assert apart[row[id], row[thinned[id]["instead"]]] < 1.01 * 2000
