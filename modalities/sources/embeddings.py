@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from modalities.base import ModalityError, Part, Record, Source
 from modalities.sources.files import PART_BYTES
 from modalities.sources.parquet import (
+    PARQUET_ERRORS,
     SUFFIXES,
     check_ids,
     open_parquet,
@@ -20,6 +21,7 @@ from modalities.sources.parquet import (
     read_slice,
     require_column,
     slices,
+    unreadable,
 )
 from modalities.sources.paths import READ_ERRORS, File, Listing, Root
 from modalities.sources.patience import SlowError
@@ -186,7 +188,7 @@ class EmbeddingsSource(Source):
         if dim:
             self._adopt(name, dim, np.dtype(kind.value_type.to_pandas_dtype()))
             part_rows = max(1, min(self._part_rows, PART_BYTES // (4 * dim)))
-            self._parts.extend(slices(file.metadata, name, self._column, part_rows, len(self._parts)))
+            self._parts.extend(slices(file.metadata, name, part_rows, len(self._parts)))
 
     def _first_length(self, name: str, file: Any) -> int:
         """Return the length of a file's first embedding, 0 for a file without rows."""
@@ -195,10 +197,8 @@ class EmbeddingsSource(Source):
                 lengths = batch.column(0).value_lengths().drop_null()
                 if len(lengths) and lengths[0].as_py():
                     return int(lengths[0].as_py())
-        except (*READ_ERRORS, pa.ArrowException) as error:
-            raise ModalityError(
-                f"{name} cannot be read as Parquet ({error}): repair it or take it out."
-            ) from error
+        except PARQUET_ERRORS as error:
+            raise unreadable(name, error) from error
         if file.metadata.num_rows:
             raise ModalityError(f"{name}: column {self._column!r} holds no embedding, only nulls.")
         return 0
@@ -207,7 +207,7 @@ class EmbeddingsSource(Source):
         name = spec["file"]
         try:
             table = read_slice(self._root, spec, [self._id_column, self._column])
-        except (*READ_ERRORS, pa.ArrowException) as error:
+        except PARQUET_ERRORS as error:
             raise ModalityError(f"{self._root.uri(name)} cannot be read: {error}.") from error
         first = spec["first"] + spec["start"]
         uri, label = self._root.uri(name), self._root.label(name)

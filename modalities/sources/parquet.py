@@ -20,6 +20,12 @@ from modalities.sources.values import check_addresses, payload_of
 
 SUFFIXES = (".parquet", ".pq", ".parq")
 
+PARQUET_ERRORS = (*READ_ERRORS, pa.ArrowException, UnicodeDecodeError)
+"""What reading Parquet raises where the file is at fault; names in a footer may be any bytes."""
+
+GROUP_ROWS = 2**31
+"""A row group that claims so many rows is damaged: no page counts beyond."""
+
 
 class ParquetSource(Source):
     """One sample a row; the id is ``path#row`` or the value of a column.
@@ -77,7 +83,7 @@ class ParquetSource(Source):
             if not parts and _is_text(file.schema_arrow.field(self._column).type):
                 values = _first_values(self._root, name, self._column)
                 check_addresses(values, self._literal, self._root, name, self._column)
-            parts.extend(slices(file.metadata, name, self._column, self._part_rows, len(parts)))
+            parts.extend(slices(file.metadata, name, self._part_rows, len(parts)))
         if not parts:
             raise ModalityError(f"The pool is empty: the Parquet files of {self._root.url!r} have no rows.")
         return parts
@@ -93,7 +99,7 @@ class ParquetSource(Source):
         columns = list(dict.fromkeys([*own, *self.kept]))
         try:
             table = read_slice(self._root, spec, columns)
-        except (*READ_ERRORS, pa.ArrowException, ModalityError, SlowError) as error:
+        except (*PARQUET_ERRORS, ModalityError, SlowError) as error:
             reason = "The row group cannot be read: the Parquet file is damaged or gone."
             if isinstance(error, SlowError):
                 reason = str(error)
@@ -168,21 +174,32 @@ def open_parquet(root: Root, name: str, buffer_size: int = 0) -> pq.ParquetFile:
     """
     fs, path = root.join(name)
     try:
-        return pq.ParquetFile(fs.open(path, "rb"), buffer_size=buffer_size)
-    except (*READ_ERRORS, pa.ArrowException) as error:
-        raise ModalityError(
-            f"{root.uri(name)} cannot be read as Parquet ({error}): repair it or take it out."
-        ) from error
+        file = pq.ParquetFile(fs.open(path, "rb"), buffer_size=buffer_size)
+        file.schema_arrow.names  # noqa: B018 - they may be damaged as well
+        return file
+    except PARQUET_ERRORS as error:
+        raise unreadable(root.uri(name), error) from error
 
 
-def slices(metadata: pq.FileMetaData, name: str, column: str, part_rows: int, index: int) -> Iterator[Part]:
-    """Cut the row groups of one file into parts numbered from `index`."""
+def unreadable(where: str, error: Exception) -> ModalityError:
+    """Return the error that says that a file is no Parquet, or is damaged."""
+    return ModalityError(f"{where} cannot be read as Parquet ({error}): repair it or take it out.")
+
+
+def slices(metadata: pq.FileMetaData, name: str, part_rows: int, index: int) -> Iterator[Part]:
+    """Cut the row groups of one file into parts numbered from `index`.
+
+    Raises:
+        ModalityError: the footer is damaged.
+    """
     first = 0
     for group in range(metadata.num_row_groups):
         group_meta = metadata.row_group(group)
         rows = group_meta.num_rows
-        chunks = [group_meta.column(i) for i in range(group_meta.num_columns)]
-        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] == column)
+        if not 0 <= rows < GROUP_ROWS:
+            raise unreadable(name, ValueError(f"a row group of {rows:,} rows"))
+        # of all columns: asking for one of a damaged footer ends the process (an exception that Arrow leaves)
+        size = group_meta.total_byte_size
         step = max(1, min(part_rows, PART_BYTES * rows // max(size, 1)))
         for start in range(0, rows, step):
             stop = min(start + step, rows)
@@ -329,7 +346,7 @@ def _first_values(root: Root, name: str, column: str) -> list[Any]:
     file = open_parquet(root, name, buffer_size=2**16)  # else the whole row group would be fetched
     try:
         batch = next(file.iter_batches(LOOKED_AT, columns=[column]), None)
-    except (*READ_ERRORS, pa.ArrowException):
+    except PARQUET_ERRORS:
         return []  # reading it will say why
     return [] if batch is None else [_value(scalar) for scalar in batch.column(0)]
 
