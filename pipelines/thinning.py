@@ -1,7 +1,7 @@
 """Before the draw, samples that break a rule of the modality (`modalities.rules`) are left out.
 
 They are no rejects, and are written to ``thinned/part-*.parquet`` (id, uri, reason, instead), where part i is
-that of ``embeddings/``. One task judges the whole pool, and holds what its rules look at: some 200 bytes a
+that of ``embeddings/``. One task judges the whole pool, and holds what its rules look at: some 400 bytes a
 sample. The driver sees counts.
 """
 
