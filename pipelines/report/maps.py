@@ -11,44 +11,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.report.figures import Figure
-from pipelines.report.places import Frame, Grid, Line, Places
+from pipelines.report.places import Frame, Grid, Line, Places, Region
 
 _STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60)
 """Degrees from one line of the graticule to the next."""
 
-_LINES = 5
-"""Lines that are enough along one side."""
-
 _MARGIN = 0.04
 """Of the longer side, around what is drawn."""
 
-MAPS = (("pool", "Pool"), ("curated", "Curated set"))
+SETS = (("pool", "Pool"), ("curated", "Curated set"))
 
 
-def maps(places: Places) -> list[tuple[str, str, float, Figure]]:
+def overview(places: Places) -> list[tuple[str, str, float, Figure]]:
     """Name, heading, width over height, and figure, of the pool and of the curated set, laid out alike."""
-    if places.footprints:
-        pool, curated = places.footprints
-        traces = [[_outlines(pool, "pool")], [_outlines(pool, "rest"), _outlines(curated, "curated")]]
-        points = np.concatenate(pool)
-        low, high = points.min(axis=0), points.max(axis=0)
-    else:
-        grid = places.grid
-        rest = np.where(places.curated == 0, places.pool, 0)
-        traces = [
-            [_cells(grid, places.pool, "pool")],
-            [_cells(grid, rest, "rest"), _cells(grid, places.curated, "curated")],
-        ]
-        low = np.array([grid.left, grid.bottom])
-        high = low + grid.side * np.array([grid.columns, grid.rows])
-    margin = _MARGIN * max(high - low)
-    low, high = low - margin, high + margin
-    layout = _layout(places.grid.frame, low, high)
-    width, height = high - low
-    return [
-        (name, heading, float(width / height), {"data": data, "layout": layout})
-        for (name, heading), data in zip(MAPS, traces, strict=True)
+    grid = places.grid
+    rest = np.where(places.curated == 0, places.pool, 0)
+    traces = [
+        [_cells(grid, places.pool, "pool")],
+        [_cells(grid, rest, "rest"), _cells(grid, places.curated, "curated")],
     ]
+    low = np.array([grid.left, grid.bottom])
+    layout, aspect = _layout(grid.frame, low, low + grid.side * np.array([grid.columns, grid.rows]))
+    return [
+        (name, heading, aspect, {"data": data, "layout": layout})
+        for (name, heading), data in zip(SETS, traces, strict=True)
+    ]
+
+
+def regions(places: Places) -> list[tuple[str, Region, Figure]]:
+    """Heading, region and figure of each: footprints of the curated set upon those of the pool."""
+    found = []
+    for region in places.regions:
+        pool, curated = region.lines
+        points = np.concatenate(pool)
+        layout, _ = _layout(region.frame, points.min(axis=0), points.max(axis=0), lines=3)
+        data = [_outlines(pool, "pool"), _outlines(curated, "curated")]
+        middle = f"{_degrees(region.lat, 'N', 'S', 2)}, {_degrees(region.lon, 'E', 'W', 2)}"
+        found.append((middle, region, {"data": data, "layout": layout}))
+    return found
 
 
 def _outlines(lines: Sequence[Line], role: str) -> Figure:
@@ -63,6 +63,7 @@ def _outlines(lines: Sequence[Line], role: str) -> Figure:
         "meta": role,
         "x": xs,
         "y": ys,
+        "line": {"simplify": False},  # which would leave out what is smaller than a pixel
         "hoverinfo": "skip",
     }
 
@@ -99,22 +100,26 @@ def _cells(grid: Grid, counts: NDArray[np.int64], role: str) -> Figure:
     }
 
 
-def _layout(frame: Frame, low: NDArray[np.float64], high: NDArray[np.float64]) -> Figure:
-    south, north = (
-        np.degrees(np.arcsin(np.clip(y / frame.y(np.array(90.0)), -1, 1))) for y in (low[1], high[1])
-    )
-    meridians, parallels = _graticule(low[0], high[0]), _graticule(south, north)
+def _layout(
+    frame: Frame, low: NDArray[np.float64], high: NDArray[np.float64], lines: int = 5
+) -> tuple[Figure, float]:
+    """Axes with a graticule of at most so many lines around what is to be drawn; its width over height."""
+    margin = _MARGIN * max(high - low)
+    (left, bottom), (right, top) = low - margin, high + margin
+    pole = frame.y(np.array(90.0))
+    south, north = np.degrees(np.arcsin(np.clip(np.array([bottom, top]) / pole, -1, 1)))
+    meridians, parallels = _graticule(left, right, lines), _graticule(south, north, lines)
     axis = {"constrain": "domain", "zeroline": False, "showline": False, "ticks": ""}
-    return {
+    layout = {
         "xaxis": axis
         | {
-            "range": [low[0], high[0]],
+            "range": [left, right],
             "tickvals": meridians.tolist(),
-            "ticktext": [_degrees((lon + 180) % 360 - 180, "E", "W") for lon in meridians.tolist()],
+            "ticktext": [_degrees(lon, "E", "W") for lon in meridians.tolist()],
         },
         "yaxis": axis
         | {
-            "range": [low[1], high[1]],
+            "range": [bottom, top],
             "scaleanchor": "x",
             "tickvals": frame.y(parallels).tolist(),
             "ticktext": [_degrees(lat, "N", "S") for lat in parallels.tolist()],
@@ -122,13 +127,15 @@ def _layout(frame: Frame, low: NDArray[np.float64], high: NDArray[np.float64]) -
         "showlegend": False,
         "margin": {"l": 55, "r": 10, "t": 10, "b": 30},
     }
+    return layout, float((right - left) / (top - bottom))
 
 
-def _graticule(low: float, high: float) -> NDArray[np.float64]:
-    step = next((step for step in _STEPS if (high - low) / step <= _LINES), _STEPS[-1])
+def _graticule(low: float, high: float, lines: int) -> NDArray[np.float64]:
+    step = next((step for step in _STEPS if (high - low) / step <= lines), _STEPS[-1])
     return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
 
 
-def _degrees(value: float, positive: str, negative: str) -> str:
-    value = round(value, 3)
+def _degrees(value: float, positive: str, negative: str, digits: int = 3) -> str:
+    """A longitude or latitude as a person writes it."""
+    value = round((value + 180) % 360 - 180, digits)
     return f"{abs(value):g}°" + (f" {positive if value > 0 else negative}" if value and value != -180 else "")

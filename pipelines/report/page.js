@@ -17,7 +17,7 @@
     }
     const data = figure.data.map((trace) => {
       if (trace.type === "bar") return { ...trace, marker: { color: colour(trace.meta) } };
-      if (trace.type === "scatter") return { ...trace, fillcolor: `${colour(trace.meta)}80`, line: { width: 1, color: colour(trace.meta) } };
+      if (trace.type === "scatter") return { ...trace, fillcolor: `${colour(trace.meta)}80`, line: { ...trace.line, width: 1, color: colour(trace.meta) } };
       if (trace.type === "heatmap") {
         const ends = trace.meta === "rest" ? ["rest", "rest"] : [`${trace.meta}-few`, `${trace.meta}-many`];
         return { ...trace, colorscale: [[0, colour(ends[0])], [1, colour(ends[1])]] };

@@ -8,13 +8,13 @@ anywhere, and a place that is no more than a region looks as it is.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from pipelines.errors import RequestError
 from pipelines.store import Store
@@ -22,11 +22,17 @@ from pipelines.store import Store
 FEW = 4000
 """Samples of a pool whose footprints are drawn one by one: more are too many to tell apart."""
 
+REGIONS = 6
+"""Regions whose footprints are drawn, those with most samples of the pool."""
+
 KM_A_DEGREE = 111.195
 """Of a great circle, on a sphere with Earth's mean radius."""
 
-_MOST_CELLS, _FEWEST_CELLS = 48, 4
-"""Along the longer side of the map, before the side of a cell is rounded."""
+_ACROSS = (48, 24, 12, 6)
+"""Cells along the longer side of the map, before their side is rounded: the first number for which cells that
+hold any samples hold `_FILLED` on average, so that a draw can hit or miss them."""
+
+_FILLED = 4
 
 _STEEPEST = 75.0
 """Degrees of latitude at which shapes are true at most: beyond, the map would be too tall to look at."""
@@ -98,12 +104,40 @@ class Grid:
         """Side of a cell in kilometres, at the map's parallel."""
         return self.side * self.frame.km
 
-    def counts(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Points in each cell, shape (rows, columns), int64."""
+    def cells(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The cell of each point, shape (n,), int64, counted row by row."""
         column = ((self.frame.x(lon) - self.left) / self.side).astype(np.int64).clip(0, self.columns - 1)
         row = ((self.frame.y(lat) - self.bottom) / self.side).astype(np.int64).clip(0, self.rows - 1)
-        cells = np.bincount(row * self.columns + column, minlength=self.rows * self.columns)
-        return cells.reshape(self.rows, self.columns)
+        cells: NDArray[np.int64] = row * self.columns + column
+        return cells
+
+    def counts(self, store: Store, files: list[str]) -> NDArray[np.int64]:
+        """Samples of some files in each cell, shape (rows, columns), int64."""
+        total = np.zeros(self.rows * self.columns, np.int64)
+        for file in files:
+            total += np.bincount(self.cells(*_lon_lat(store, file)[:2]), minlength=len(total))
+        return total.reshape(self.rows, self.columns)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A stretch of cells without a gap.
+
+    Attributes:
+        frame: a map of it alone, true to shape in its middle.
+        lon: longitude of its middle, and `lat` the latitude.
+        lat: see there.
+        samples: of the pool, and `curated` those of the curated set.
+        curated: see there.
+        lines: their footprints, of pool and curated set.
+    """
+
+    frame: Frame
+    lon: float
+    lat: float
+    samples: int
+    curated: int
+    lines: tuple[list[Line], list[Line]]
 
 
 @dataclass(frozen=True)
@@ -115,14 +149,14 @@ class Places:
         pool: samples of the pool in each cell, shape (rows, columns), int64.
         curated: distinct curated samples in each cell, likewise.
         nowhere: samples of the pool without a place.
-        footprints: of pool and curated set, where they are few and known; else None.
+        regions: those to look at closely, the fullest first; none where samples are many or no footprints.
     """
 
     grid: Grid
     pool: NDArray[np.int64]
     curated: NDArray[np.int64]
     nowhere: int
-    footprints: tuple[list[Line], list[Line]] | None
+    regions: list[Region]
 
     def metrics(self) -> dict[str, float]:
         """The numbers of the map: how many cells of which size the pool, the set and a random draw reach.
@@ -142,13 +176,13 @@ class Places:
 def read_places(
     store: Store, pool: list[str], curated: list[str], advance: Callable[[], None]
 ) -> Places | None:
-    """Find out where the samples lie, in two passes over their places.
+    """Find out where the samples lie.
 
     Args:
         store: run directory.
         pool: files of `embeddings/`.
         curated: files of `curated/`.
-        advance: called after every file: twice for one of the pool, once for a curated one.
+        advance: called for every file: twice for one of the pool, once for a curated one.
 
     Returns:
         None where no sample has a place.
@@ -161,13 +195,16 @@ def read_places(
         advance()
     if not extent.points:
         return None
-    grid = extent.grid()
-    counts = [np.zeros((grid.rows, grid.columns), np.int64) for _ in range(2)]
-    for total, file in itertools.chain(((counts[0], f) for f in pool), ((counts[1], f) for f in curated)):
-        total += grid.counts(*_lon_lat(store, file)[:2])
+    for across in _ACROSS:
+        grid = extent.grid(across)
+        counts = grid.counts(store, pool)
+        if extent.points >= _FILLED * np.count_nonzero(counts):
+            break
+    chosen = grid.counts(store, curated)
+    for _ in (*pool, *curated):
         advance()
-    lines = _lines(store, pool, curated, grid.frame) if extent.points <= FEW else None
-    return Places(grid, counts[0], counts[1], extent.nowhere, lines)
+    regions = _regions(store, pool, curated, grid, counts) if extent.points <= FEW else []
+    return Places(grid, counts, chosen, extent.nowhere, regions)
 
 
 def has_places(store: Store, pool: list[str]) -> bool:
@@ -202,14 +239,13 @@ class _Extent:
             self._south, self._north = min(self._south, lat.min()), max(self._north, lat.max())
             self._steepness += float(np.abs(lat).sum())
 
-    def grid(self) -> Grid:
-        """Cells over all points; the fewer points, the larger they are, so that most hold some."""
+    def grid(self, across: int) -> Grid:
+        """Cells over all points, about so many along the longer side."""
         there = np.isfinite(self._least)
         least, most = self._least[there], self._most[there]
         frame = Frame(_cut(least, most), min(self._steepness / self.points, _STEEPEST))
         left, right = frame.x(least).min(), frame.x(most).max()
         bottom, top = frame.y(np.array([self._south, self._north]))
-        across = np.clip(round(np.sqrt(self.points) / 2), _FEWEST_CELLS, _MOST_CELLS)
         side = _round_up(max(right - left, top - bottom, _LEAST) * frame.km / across) / frame.km
         columns, rows = int((right - left) / side) + 1, int((top - bottom) / side) + 1
         left, bottom = left - (columns * side - right + left) / 2, bottom - (rows * side - top + bottom) / 2
@@ -231,22 +267,39 @@ def _round_up(value: float) -> float:
     return float(power * next(step for step in (1, 2, 5, 10) if step * power >= value * (1 - 1e-9)))
 
 
-def _lines(
-    store: Store, pool: list[str], curated: list[str], frame: Frame
-) -> tuple[list[Line], list[Line]] | None:
-    """Footprints of pool and curated set on the map, None where there are none to be had."""
+def _regions(
+    store: Store, pool: list[str], curated: list[str], grid: Grid, counts: NDArray[np.int64]
+) -> list[Region]:
+    """The regions of a pool with most samples and their footprints, if there are any to be had."""
     try:
-        from pipelines.footprints import COLUMNS, footprints
-    except RequestError:  # as the message says, it is about rasterio; cells need none
-        return None
+        from pipelines.footprints import COLUMNS, Ring, footprints
+    except RequestError:  # as it says, rasterio is missing; cells need none
+        return []
     names = store.metadata(pool[0]).schema.to_arrow_schema().names
     if not {*COLUMNS} <= {*names}:
-        return None
-    wanted = [name for name in (*COLUMNS, "corners") if name in names]
+        return []
+    wanted = ["lon", "lat", *COLUMNS, *({"corners"} & {*names})]
+    labels: NDArray[np.int64] = ndimage.label(counts, structure=np.ones((3, 3)))[0].ravel().astype(np.int64)
 
-    def lines(files: list[str]) -> Iterator[Line]:
+    def located(files: list[str]) -> tuple[NDArray[np.float64], NDArray[np.int64], list[list[Ring]]]:
+        """Middle (n, 2), label (n,) and footprint of each sample with a place."""
         table = pa.concat_tables([store.read_table(file, wanted) for file in files])
-        for polygons in footprints(table):
-            yield from map(frame.line, polygons)
+        middle = np.stack([table[name].to_numpy().astype(np.float64) for name in ("lon", "lat")], axis=1)
+        placed = np.isfinite(middle).all(axis=1)
+        middle = middle[placed]
+        return middle, labels[grid.cells(*middle.T)], footprints(table.filter(pa.array(placed)))
 
-    return list(lines(pool)), list(lines(curated))
+    (middle, label, rings), (_, chosen_label, chosen_rings) = located(pool), located(curated)
+    sizes = np.bincount(label)
+    found = []
+    for region in np.argsort(-sizes, kind="stable")[:REGIONS]:
+        here, chosen = np.flatnonzero(label == region), np.flatnonzero(chosen_label == region)
+        if len(here):
+            lon, lat = float(grid.frame.x(middle[here, 0]).mean()), float(middle[here, 1].mean())
+            frame = Frame(lon - 180, float(np.clip(lat, -_STEEPEST, _STEEPEST)))
+            lines = [
+                [frame.line(ring) for row in rows.tolist() for ring in of[row]]
+                for rows, of in ((here, rings), (chosen, chosen_rings))
+            ]
+            found.append(Region(frame, lon, lat, len(here), len(chosen), (lines[0], lines[1])))
+    return [region for region in found if region.lines[0]]

@@ -94,7 +94,8 @@ def report(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         metrics=metrics,
         histograms=[(c.level, len(c.pool), figures.size_histogram(c)) for c in reversed(levels)],
         treemap=figures.treemap(levels),
-        maps=maps.maps(places) if places else [],
+        overview=maps.overview(places) if places else [],
+        regions=maps.regions(places) if places else [],
         layout=sheets.layout,
         samples=list(zip(HEADINGS, sheets.groups, strict=True)),
     )

@@ -37,7 +37,7 @@ def test_every_sample_with_a_place_is_in_one_cell(tmp_path_factory, points):
     assert places.curated.sum() == len(range(0, len(points), 2))
     assert (places.curated <= places.pool).all()
     assert places.pool.size <= 130**2
-    for _, _, aspect, figure in maps.maps(places):
+    for _, _, aspect, figure in maps.overview(places):
         json.dumps(figure, allow_nan=False)
         assert 0 < aspect < 1e6
 
@@ -101,5 +101,25 @@ def test_where_nothing_has_a_place_there_is_no_map(tmp_path, places):
 
 def test_cells_are_counted_by_row_and_column():
     grid = Grid(Frame(-180.0, 0.0), 0.0, 0.0, 1.0, 3, 2)
-    counts = grid.counts(np.array([0.5, 2.5, 2.6]), np.array([0.5, 1.5, 1.5]))
-    assert counts.tolist() == [[1, 0, 0], [0, 0, 2]]
+    assert grid.cells(np.array([0.5, 2.5, 2.6]), np.array([0.5, 1.5, 1.5])).tolist() == [0, 5, 5]
+
+
+def test_the_fullest_regions_show_their_footprints(tmp_path):
+    """Three blocks of 20, 10 and 5 chips far apart, the second across the antimeridian."""
+    store, rows = Store(str(tmp_path)), []
+    for (lon, lat), count in {(11.0, 48.0): 20, (179.97, -17.0): 10, (-60.0, 5.0): 5}.items():
+        for i in range(count):
+            west = lon + 0.01 * i
+            middle = (west + 0.005 + 180) % 360 - 180
+            bounds = [west, lat, west + 0.01, lat + 0.01]
+            rows.append({"lon": middle, "lat": lat + 0.005, "crs": "EPSG:4326", "bounds": bounds})
+    store.write_table("pool", pa.Table.from_pylist(rows))
+    store.write_table("curated", pa.Table.from_pylist(rows[:4]))
+    places = read_places(store, ["pool"], ["curated"], lambda: None)
+    assert [(region.samples, region.curated) for region in places.regions] == [(20, 4), (10, 0), (5, 0)]
+    for region, (heading, _, _) in zip(places.regions, maps.regions(places), strict=True):
+        points = np.concatenate(region.lines[0])
+        assert np.ptp(points[:, 0]) == pytest.approx(0.01 * region.samples)
+        assert {len(line) for line in region.lines[0]} >= {33}
+        assert heading
+    assert [len(region.lines[1]) for region in places.regions] == [4, 0, 0]
