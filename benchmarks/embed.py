@@ -36,7 +36,7 @@ from pipelines.blocks import part_name
 
 LEAST = 0.95
 MODELS = {"minilm": ("text", MINILM), "vit-b-32": ("image", "open_clip:ViT-B-32/")}
-PARTS = {"minilm": (24, 256), "vit-b-32": (10, 256)}
+PARTS = {"minilm": (8, 256), "vit-b-32": (10, 256)}
 """Parts of the pool, and rows of each; twenty times the rows on a GPU, as far as there are any."""
 ON_GPU = 20
 BATCH_SIZE = 32
