@@ -243,7 +243,9 @@ def large():
     return points, HierarchicalKMeans(LARGE.n_clusters, max_iter=LARGE.max_iter).fit(points).tree_
 
 
-@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 2, 5])
+@pytest.mark.parametrize(
+    "shards", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_a_hundred_thousand_points_agree(large, shards):
     """Other shards, order of rows, tiles, matrix product; with two shards each is killed once on the way."""
     points, twin = large

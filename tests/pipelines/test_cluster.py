@@ -214,7 +214,7 @@ def test_greedy_seeds_want_all_points_in_memory(tmp_path):
         pytest.param("fit", 1, 1, marks=pytest.mark.slow),
         ("fit", 2, 3),
         pytest.param("step", 2, 2, marks=pytest.mark.slow),
-        ("levels", 2, 1),
+        pytest.param("levels", 2, 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_goes_on_and_ends_the_same(

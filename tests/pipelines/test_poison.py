@@ -110,6 +110,7 @@ def test_a_picture_that_kills_its_encoder(evenset, write, digits, tmp_path):
     assert not {"_Steps", "_Books"} & left
 
 
+@pytest.mark.slow
 def test_what_was_rejected_for_killing_stays_so_when_the_run_resumes(evenset, write, digits):
     config, run = write(digits[:48], {21}, "encode", 24)
     assert evenset("embed", config).code == 0

@@ -68,6 +68,7 @@ def curated(evenset, example, folder, *overrides):
     return run
 
 
+@pytest.mark.slow
 def test_images_are_the_same_pool_as_parquet_as_files_and_as_tars(evenset, data, tmp_path):
     """With 300 images in one part each or two of 150, ids, payloads and the patches learned are the same."""
     rows, found = some(data, "cifar10", 300, step=30), {}
