@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import modalities
-from modalities.base import FittedEncoder
+from modalities.encoders.base import FittedEncoder
 from pipelines.fitting import kmeans
 
 GOALS = {"CIFAR-10": 0.43, "digits": 0.98}

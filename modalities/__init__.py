@@ -1,18 +1,7 @@
 """A raw sample becomes an embedding: sources, modalities and encoders."""
 
-from modalities.base import (
-    Encoder,
-    FittedEncoder,
-    FittedModality,
-    KMeansFn,
-    Modality,
-    ModalityError,
-    Part,
-    Record,
-    Rejected,
-    Settings,
-    Source,
-)
+from modalities.base import FittedModality, Modality, ModalityError, Part, Record, Rejected, Settings, Source
+from modalities.encoders.base import Encoder, FittedEncoder, KMeansFn
 from modalities.registry import MODALITIES, declared, encoder, modality, source
 from modalities.rules import Apart, AtMost, Rule
 

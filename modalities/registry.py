@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modalities import plugins
-from modalities.base import Encoder, Modality, ModalityError, Settings, Source
+from modalities.base import Modality, ModalityError, Settings, Source
+from modalities.encoders.base import Encoder
 from modalities.plugins import ENCODER_GROUP, MODALITY_GROUP, Plugin
 
 if TYPE_CHECKING:

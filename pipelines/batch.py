@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from modalities.base import Encoder, Modality, Part, Source
+from modalities.base import Modality, Part, Source
+from modalities.encoders.base import Encoder
 from pipelines import encode
 
 WORTH = 50_000

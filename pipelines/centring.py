@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from modalities.base import Encoder
+from modalities.encoders.base import Encoder
 from pipelines import encode, fitting
 from pipelines.config import Config
 from pipelines.errors import RunError

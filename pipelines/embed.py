@@ -15,7 +15,8 @@ from typing import Any
 import ray
 from ray.data import Dataset
 
-from modalities.base import Encoder, FittedEncoder, FittedModality, Part
+from modalities.base import FittedModality, Part
+from modalities.encoders.base import Encoder, FittedEncoder
 from modalities.sources.embeddings import EmbeddingsSource
 from pipelines import centring, encode, fitting, rescue, stream, written
 from pipelines.attempts import ATTEMPTS, Attempts

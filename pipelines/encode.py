@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curation.chance import digests
-from modalities.base import Encoder, Modality, Record, Rejected, Source
+from modalities.base import Modality, Record, Rejected, Source
+from modalities.encoders.base import Encoder
 from modalities.sources.embeddings import EmbeddingsSource
 from modalities.sources.paths import printable
 from pipelines.blocks import entered, pack, part_name, unpack

@@ -16,7 +16,8 @@ from ray import ObjectRef
 
 from curation import KMeans
 from curation.chance import Purpose, draws, keys_of, mixed, salt, smallest
-from modalities.base import FittedEncoder, FittedModality, Part, Record, Source
+from modalities.base import FittedModality, Part, Record, Source
+from modalities.encoders.base import FittedEncoder
 from pipelines import encode, rescue, stream
 from pipelines.config import Config
 from pipelines.errors import RunError

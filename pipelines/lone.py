@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
-from modalities.base import Encoder, Modality, Part, Source
+from modalities.base import Modality, Part, Source
+from modalities.encoders.base import Encoder
 from modalities.sources.embeddings import EmbeddingsSource
 from pipelines import encode
 from pipelines.attempts import LOADS

@@ -11,7 +11,8 @@ from typing import Any
 import ray
 import yaml
 
-from modalities.base import MAX_PIXELS, FittedEncoder, FittedModality
+from modalities.base import MAX_PIXELS, FittedModality
+from modalities.encoders.base import FittedEncoder
 from pipelines.config import Config, entries
 from pipelines.embed import embed
 from pipelines.errors import EvensetError, RequestError, causes

@@ -8,7 +8,8 @@ from typing import Any
 import ray
 
 import modalities
-from modalities.base import Encoder, FittedEncoder, Modality, ModalityError
+from modalities.base import Modality, ModalityError
+from modalities.encoders.base import Encoder, FittedEncoder
 from pipelines import batch
 from pipelines.config import Config
 from pipelines.lone import DEATHS

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from scipy.linalg import eigh
 
-from modalities.base import FittedEncoder, KMeansFn, ModalityError, Rejected
+from modalities.base import ModalityError, Rejected
+from modalities.encoders.base import FittedEncoder, KMeansFn
 
 WORDS = 256
 """Size of the dictionary."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modalities.base import Encoder, ModalityError
+from modalities.base import ModalityError
+from modalities.encoders.base import Encoder
 from modalities.encoders.device import Staged, Stream, check_dtype, place
 from modalities.encoders.pixels import Pixels
 from modalities.encoders.tokens import Tokens

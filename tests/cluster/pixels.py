@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modalities.base import Encoder, Rejected
+from modalities.base import Rejected
+from modalities.encoders.base import Encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
-from modalities.base import Encoder, Rejected
+from modalities.base import Rejected
+from modalities.encoders.base import Encoder
 from modalities.image import Image
 
 MARK = 251

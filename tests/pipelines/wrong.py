@@ -5,7 +5,8 @@ import signal
 
 import numpy as np
 
-from modalities.base import Encoder, ModalityError
+from modalities.base import ModalityError
+from modalities.encoders.base import Encoder
 
 NAN, INFINITE, ZERO, RAISES, CUT = 251, 252, 253, 254, 255
 """What it does with a picture whose first pixel is this."""

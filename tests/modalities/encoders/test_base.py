@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modalities.base import Encoder
+from modalities.encoders.base import Encoder
 
 
 class Placed(Encoder):
