@@ -14,7 +14,6 @@ import ray
 from numpy.typing import NDArray
 from ray import ObjectRef
 
-from curation import KMeans
 from curation.chance import Purpose, draws, keys_of, mixed, salt, smallest
 from modalities.base import FittedModality, Part, Record, Source
 from modalities.encoders.base import FittedEncoder
@@ -214,6 +213,8 @@ def kmeans(points: NDArray[np.float32], n_clusters: int, seed: int) -> NDArray[n
 
     The classical form: a small sample once, and what is learned changes little where the sample does.
     """
+    from curation import KMeans  # here, for scikit-learn takes a second to import and few encoders learn
+
     estimator = KMeans(n_clusters, init="k-means++", algorithm="lloyd", tol=0.0, random_state=seed)
     fitted: NDArray[np.float32] = estimator.fit(points).cluster_centers_
     return fitted
