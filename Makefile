@@ -48,7 +48,7 @@ test-slow: setup  ## run the tests that take minutes
 
 test-cluster: export OMP_NUM_THREADS := 1
 test-cluster: setup  ## run the tests that submit jobs to a cluster of their own
-	$(BIN)/python -m pytest -m cluster $(ARGS)
+	$(BIN)/python -m pytest -m cluster -n 2 --dist loadfile $(ARGS)
 
 test-soak: export OMP_NUM_THREADS := 1
 test-soak: setup  ## run a long curation under faults, and more seeds of every fault (half an hour)

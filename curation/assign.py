@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from curation import exact, sketch
 from curation.candidates import Candidates, Lists
 from curation.exact import squared_norms
-from curation.kernels import native
+from curation.kernels import native, settling
 from curation.kernels.cpu import AUTO, product_bound, route
 from curation.kernels.threads import allowed, each
 
@@ -241,7 +241,7 @@ class _Call:
             block = self.rows[low:high]
             scores = room(scores, len(block) * len(values))
             products = matmul(block, values.T, scores[: len(block) * len(values)].reshape(len(block), -1))
-            native.settle(
+            settling.settle(
                 products,
                 half,
                 every,
@@ -285,7 +285,7 @@ class _Call:
             labels = np.empty(len(index), np.int32)
             seconds = np.empty(len(index), np.int32) if want else _NONE
             close = self.shifts[index], self.margins[index]
-            native.settle(products, half[mine], mine, near, values, *close, labels, seconds)
+            settling.settle(products, half[mine], mine, near, values, *close, labels, seconds)
             self.labels[index] = labels
             if want:
                 self.seconds[index] = seconds

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.assign import Assigner, Centroids, room, score_bound, score_shift, spans
-from curation.kernels import native
+from curation.kernels import settling
 from curation.kernels.cpu import route
 from curation.kernels.threads import each
 
@@ -44,7 +44,7 @@ def attract(
     """
 
     def work(tile: slice, *scores: NDArray[np.floating]) -> None:
-        native.attract(rows[tile], centroids.values, distances[tile], labels[tile], offset, *scores)
+        settling.attract(rows[tile], centroids.values, distances[tile], labels[tile], offset, *scores)
 
     _sift(assigner, rows, squares, centroids, lambda: work)
 
@@ -78,7 +78,7 @@ def gains(
         parts.append(part)
 
         def work(tile: slice, *scores: NDArray[np.floating]) -> None:
-            native.gains(rows[tile], centroids.values, distances[tile], many[tile], part, *scores)
+            settling.gains(rows[tile], centroids.values, distances[tile], many[tile], part, *scores)
 
         return work
 

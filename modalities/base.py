@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from modalities.mapper import Mapper, threads
 from modalities.rules import Rule
 
 if TYPE_CHECKING:
@@ -79,8 +80,11 @@ class Source(ABC):
     kept: Mapping[str, pa.DataType] = MappingProxyType({})
 
     @abstractmethod
-    def parts(self) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> list[Part]:
         """List the pool in its canonical order, which does not depend on who asks.
+
+        Args:
+            mapper: looks into files, where that is needed to know what is in them.
 
         Raises:
             ModalityError: the path is not there, holds nothing to read, or lacks a column.

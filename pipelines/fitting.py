@@ -14,6 +14,7 @@ import ray
 from numpy.typing import NDArray
 from ray import ObjectRef
 
+from curation import HierarchicalKMeans
 from curation.chance import Purpose, draws, keys_of, mixed, salt, smallest
 from modalities.base import FittedModality, Part, Record, Source
 from modalities.encoders.base import FittedEncoder
@@ -211,10 +212,9 @@ def _fit_modality(modality: FittedModality, *taken: list[Any]) -> State:
 def kmeans(points: NDArray[np.float32], n_clusters: int, seed: int) -> NDArray[np.float32]:
     """This project's k-means as encoders want it: points (n, d) to centroids (k, d).
 
-    The classical form: a small sample once, and what is learned changes little where the sample does.
+    The classical form: a small sample once, and what is learned changes little where the sample does. It is
+    the level of a tree, which is what `curation.KMeans` finds, without scikit-learn, which takes a second to
+    import.
     """
-    from curation import KMeans  # here, for scikit-learn takes a second to import and few encoders learn
-
-    estimator = KMeans(n_clusters, init="k-means++", algorithm="lloyd", tol=0.0, random_state=seed)
-    fitted: NDArray[np.float32] = estimator.fit(points).cluster_centers_
-    return fitted
+    tree = HierarchicalKMeans([n_clusters], init="k-means++", algorithm="lloyd", tol=0.0, random_state=seed)
+    return np.asarray(tree.fit(points).tree_.levels[0].centroids, np.float32)

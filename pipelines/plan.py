@@ -40,6 +40,10 @@ ASSIGNED_BYTES = 50
 """Of a row of assignments."""
 CURATED_BYTES = 120
 """Of a row of the curated set."""
+COLUMN_BYTES = 12
+"""Of one value more that a modality, or ``source.keep``, adds to a row."""
+FOOTPRINT_BYTES = 200
+"""Of a row of GeoParquet: its polygon, and the box around it."""
 DRIVER_BYTES = 500_000_000
 """Of Ray's own processes and of the driver."""
 
@@ -229,10 +233,12 @@ def _plan_disk(config: Config, store: Store, pool: Pool, found: Plan, d: int) ->
     n, copies = found.samples, config.sample.count(found.samples)
     item = pool.source.dtype.itemsize if isinstance(pool.source, EmbeddingsSource) else 2
     centroids = sum(level.clusters for level in found.levels) * (4 * d + 24)
+    columns = 0 if is_embedded(pool) else len(pool.modality.columns) + len(pool.source.kept)
+    curated = CURATED_BYTES + columns * COLUMN_BYTES
     found.disk = {
-        "embeddings": n * (item * d + ID_BYTES),
+        "embeddings": n * (item * d + ID_BYTES + columns * COLUMN_BYTES),
         "tree": n * ASSIGNED_BYTES + centroids + (2 * d * n if found.streamed else 0),
-        "curated": copies * CURATED_BYTES,
+        "curated": copies * curated,
     }
     payloads = sum(form in ("parquet", "files") for form in config.export.formats)
     if is_embedded(pool):
@@ -241,6 +247,8 @@ def _plan_disk(config: Config, store: Store, pool: Pool, found: Plan, d: int) ->
         found.disk["export"] = (
             payloads * pool.bytes * copies // max(1, n) if pool.bytes or not payloads else None
         )
+    if "geoparquet" in config.export.formats and found.disk["export"] is not None:
+        found.disk["export"] += copies * (curated + FOOTPRINT_BYTES)
     if store.local is None:
         return
     found.disk_free = shutil.disk_usage(existing(store.local)).free

@@ -12,6 +12,7 @@ from glob import has_magic
 
 import modalities
 from modalities.base import Modality, Part, Record, Source
+from modalities.mapper import Mapper, threads
 from modalities.sources.embeddings import EmbeddingsSource
 from modalities.sources.paths import File, expand_braces, list_files
 from modalities.sources.secrets import redacted
@@ -76,8 +77,12 @@ def source_paths(config: Config) -> list[str]:
     return [settled(p) for p in ([path] if isinstance(path, str) else path)]
 
 
-def open_pool(config: Config) -> Pool:
+def open_pool(config: Config, mapper: Mapper = threads) -> Pool:
     """List the pool.
+
+    Args:
+        config: What was asked for, with absolute paths.
+        mapper: Looks into files, where what is in them is to be known (`pipelines.index`).
 
     Raises:
         ModalityError: The path is not there, the pool is empty, a column is missing, ...
@@ -102,7 +107,7 @@ def open_pool(config: Config) -> Pool:
         keep=settings.keep,
         modality=modality,
     )
-    parts = source.parts()
+    parts = source.parts(mapper)
     size = sum(file.size or 0 for file in listing.files)
     return Pool(source, modality, parts, _fingerprint(listing.files, parts), size, listing.root.url)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,8 @@ import yaml
 
 from modalities.base import MAX_PIXELS, FittedModality
 from modalities.encoders.base import FittedEncoder
+from modalities.mapper import R, T, threads
+from pipelines import index
 from pipelines.config import Config, entries
 from pipelines.embed import embed
 from pipelines.errors import EvensetError, RequestError, causes
@@ -32,6 +35,8 @@ from pipelines.manifest import (
 from pipelines.owner import CONFIG, IN_JOB, OWNER, alone, check_owner, settled_paths
 from pipelines.pool import Pool, check_numbers, is_embedded, open_pool
 from pipelines.progress import Progress
+from pipelines.quantities import scaled
+from pipelines.resources import resources
 from pipelines.retries import Retries
 from pipelines.secrets import hidden
 from pipelines.settle import build, changed, decide, device_of, is_settled, recall
@@ -99,9 +104,13 @@ class Runner:
 
     def __init__(self, config: Config, *, debug: bool = False) -> None:
         self._store = Store(config.output or "")
-        config = settled_paths(config)
+        self._config = config = settled_paths(config)
+        self._debug = debug
+        self._ready = self._joined = False
+        self._progress = Progress(self._store)
+        self._retries = Retries()
         check_owner(config, self._store)
-        self._pool: Pool = open_pool(config)
+        self._pool: Pool = open_pool(config, self._look_into)
         check_numbers(config, self._pool.size, "samples in the pool")
         check_formats(config, self._pool)
         check_thinning(self._pool)
@@ -113,10 +122,6 @@ class Runner:
             self._learns |= isinstance(modality, FittedModality) and modality.learns
             self._learns |= config.encoder.normalize == "centre"
         self._config = config
-        self._debug = debug
-        self._ready = self._joined = False
-        self._progress = Progress(self._store)
-        self._retries = Retries()
 
     def run(self, stages: tuple[str, ...]) -> None:
         """Do ``stages``; see `run`."""
@@ -204,11 +209,25 @@ class Runner:
             left = int(done.counts["embedded"])
             check_numbers(self._config, left, "samples left to cluster after the rejects")
 
+    def _look_into(self, look: Callable[[T], R], items: Sequence[T], size: int) -> Iterable[R]:
+        """A `modalities.mapper.Mapper` for the files of the pool: the cluster, where that takes long."""
+        if size < index.LARGE or len(items) == 1:
+            return threads(look, items, size)
+        self._progress.say(
+            f"embed: looks for the samples in {len(items):,} files of {scaled(size, 'B')}, once, in as many"
+            " at a time as there are CPUs"
+        )
+        self._start()
+        return index.on_cluster(look, items, resources(self._config.ray))
+
+    def _start(self) -> None:
+        self._joined |= not ray.is_initialized()
+        start(self._config, self._store, debug=self._debug, say=self._progress.say)
+
     def _make_ready(self) -> None:
         """Start Ray and settle what is auto, once and only when there is something to do."""
         if not self._ready:
-            self._joined = not ray.is_initialized()
-            start(self._config, self._store, debug=self._debug, say=self._progress.say)
+            self._start()
             if any("://" in url for url in (self._store.url, self._pool.url)):
                 self._retries.open()
             if not self._embedded:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from modalities.base import ModalityError, Part, Record, Source
+from modalities.mapper import Mapper, threads
 from modalities.sources.files import PART_BYTES
 from modalities.sources.parquet import (
     PARQUET_ERRORS,
@@ -31,6 +32,7 @@ PART_ROWS = 16_384
 
 Vectors = NDArray[np.float16] | NDArray[np.float32]
 Reasons = list[str | None]
+Specs = list[dict[str, Any]]
 
 
 class EmbeddingsSource(Source):
@@ -70,10 +72,8 @@ class EmbeddingsSource(Source):
         self._parts: list[Part] = []
         self._dim = 0
         self._dtype: np.dtype[Any] = np.dtype(np.float16)
-        for name in arrays:
-            self._add_array(name)
-        for name in tables:
-            self._add_table(name)
+        for name, dim, dtype, specs in threads(self._array if arrays else self._table, arrays or tables):
+            self._adopt(name, dim, dtype, specs)
         if not self._parts:
             raise ModalityError(f"The pool is empty: the embeddings of {self._root.url!r} have no rows.")
 
@@ -87,7 +87,7 @@ class EmbeddingsSource(Source):
         """float16 where all files store it, else float32."""
         return self._dtype
 
-    def parts(self) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> list[Part]:
         """Return runs of at most `part_rows` rows and `PART_BYTES` bytes."""
         return list(self._parts)
 
@@ -134,21 +134,23 @@ class EmbeddingsSource(Source):
             [reason] * len(rows),
         )
 
-    def _adopt(self, name: str, dim: int, dtype: np.dtype[Any]) -> None:
+    def _adopt(self, name: str, dim: int, dtype: np.dtype[Any], specs: Specs) -> None:
+        if not dim:
+            return  # a table without rows
         if self._dim and dim != self._dim:
             raise ModalityError(f"{name} has embeddings of {dim} dimensions, those before it of {self._dim}.")
         self._dim = dim
         if dtype != np.float16:
             self._dtype = np.dtype(np.float32)
+        self._parts.extend(Part(index, spec) for index, spec in enumerate(specs, start=len(self._parts)))
 
-    def _add_array(self, name: str) -> None:
-        shape, dtype, offset = _array_header(self._root, name)
-        self._adopt(name, shape[1], dtype)
-        step = max(1, min(self._part_rows, PART_BYTES // (shape[1] * dtype.itemsize)))
-        for start in range(0, shape[0], step):
-            stop = min(start + step, shape[0])
-            spec = {"file": name, "start": start, "stop": stop, "offset": offset, "dtype": dtype.str}
-            self._parts.append(Part(len(self._parts), spec))
+    def _array(self, name: str) -> tuple[str, int, np.dtype[Any], Specs]:
+        """Of a file its name, the length and type of its embeddings, and specs of its parts."""
+        (rows, dim), dtype, offset = _array_header(self._root, name)
+        step = max(1, min(self._part_rows, PART_BYTES // (dim * dtype.itemsize)))
+        one = {"file": name, "offset": offset, "dtype": dtype.str}
+        runs = ((start, min(start + step, rows)) for start in range(0, rows, step))
+        return name, dim, dtype, [one | {"start": start, "stop": stop} for start, stop in runs]
 
     def _read_array(self, spec: dict[str, Any]) -> tuple[list[str], list[str], Vectors, Reasons]:
         name, start, stop = spec["file"], spec["start"], spec["stop"]
@@ -173,7 +175,8 @@ class EmbeddingsSource(Source):
             [None] * len(rows),
         )
 
-    def _add_table(self, name: str) -> None:
+    def _table(self, name: str) -> tuple[str, int, np.dtype[Any], Specs]:
+        """As `_array`; a length of 0 where there are no rows."""
         file = open_parquet(self._root, name)
         schema = file.schema_arrow
         require_column(schema, self._column, "source.column", name)
@@ -185,10 +188,9 @@ class EmbeddingsSource(Source):
         if not lists or not pa.types.is_floating(kind.value_type):
             raise ModalityError(f"{name}: column {self._column!r} is of type {kind}, not a list of floats.")
         dim = kind.list_size if pa.types.is_fixed_size_list(kind) else self._first_length(name, file)
-        if dim:
-            self._adopt(name, dim, np.dtype(kind.value_type.to_pandas_dtype()))
-            part_rows = max(1, min(self._part_rows, PART_BYTES // (4 * dim)))
-            self._parts.extend(slices(file.metadata, name, part_rows, len(self._parts)))
+        part_rows = max(1, min(self._part_rows, PART_BYTES // (4 * max(dim, 1))))
+        dtype = np.dtype(kind.value_type.to_pandas_dtype())
+        return name, dim, dtype, list(slices(file.metadata, name, part_rows))
 
     def _first_length(self, name: str, file: Any) -> int:
         """Return the length of a file's first embedding, 0 for a file without rows."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from modalities.base import ModalityError, Part, Record, Source
+from modalities.mapper import Mapper, threads
 from modalities.sources.paths import READ_ERRORS, Listing, Root, is_local, list_files, printable
 from modalities.sources.patience import SlowError
 
@@ -57,7 +58,7 @@ class FilesSource(Source):
         # A task needs its part, not the names of the whole pool.
         return self.__dict__ | {"_listing": None}
 
-    def parts(self) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> list[Part]:
         """Cut the sorted files into parts of at most `part_rows` files and `PART_BYTES` bytes."""
         listing = self._listing or list_files(self._paths)
         files = listing.having(self._suffixes)

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
 from modalities.base import MAX_PIXELS, ModalityError, Part, Record, Rejected, Source
 from modalities.chips import Window, pack
+from modalities.mapper import Mapper, threads
 from modalities.satellite import SatelliteSettings
 from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.paths import Listing, list_files, printable
 from modalities.sources.patience import OneThread, SlowError
 from modalities.sources.scene import BAND_NAME, Reader, Scene, described, open_raster
-
-OPENED_AT_ONCE = 16
-"""Headers of scenes read at a time while a pool is listed: on a store far away, each takes a round trip."""
 
 
 class GeoTiffSource(Source):
@@ -56,7 +54,7 @@ class GeoTiffSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_listing": None}
 
-    def parts(self) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> list[Part]:
         """Cut scenes into parts of at most `part_rows` chips and about `PART_BYTES` bytes of them."""
         listing = self._listing or list_files(self._paths)
         names = [file.name for file in listing.having(self._suffixes)]
@@ -65,10 +63,9 @@ class GeoTiffSource(Source):
                 f"The pool is empty: source.path {self._root.url!r} holds no {', '.join(self._suffixes)} file"
                 f" ({len(listing.files)} of other kinds)."
             )
-        groups = _grouped(names)
-        with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
-            scenes = [scene for found in pool.map(self._scenes, groups.items()) for scene in found]
-        return list(_parts(sorted(scenes, key=lambda scene: scene.name), self._part_rows))
+        headers = mapper(self._scenes, list(_grouped(names).items()), 0)
+        scenes = sorted(chain.from_iterable(headers), key=lambda scene: scene.name)
+        return list(_parts(scenes, self._part_rows))
 
     def read(self, part: Part) -> Iterator[Record]:
         """Cut out the chips of a part; one that cannot be read is a record with a reason."""

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from modalities.base import Modality, ModalityError, Part, Record
+from modalities.mapper import Mapper, threads
 from modalities.sources.compression import Damaged, Forward
 from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.kept import check_keys, kept_of
@@ -91,12 +92,12 @@ class JsonLinesSource(LinesSource):
         self._named = column is not None
         self._id_column = id_column
 
-    def parts(self) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> list[Part]:
         """As for all lines; raises ModalityError too when the first object lacks a column.
 
         So it does when the first ones hold addresses that are not followed.
         """
-        parts = super().parts()
+        parts = super().parts(mapper)
         sample, found = self._first_objects(parts[0])
         name = parts[0].spec["file"]
         check_keys(found, list(self.kept), name)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modalities.base import Modality, ModalityError, Part, Record, Source
+from modalities.mapper import Mapper, threads
 from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.kept import kept_types, kept_value
 from modalities.sources.lists import LOOKED_AT
@@ -69,23 +71,16 @@ class ParquetSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_listing": None}
 
-    def parts(self) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> list[Part]:
         """Cut row groups into parts of at most `part_rows` rows and about `PART_BYTES` bytes."""
-        parts: list[Part] = []
-        for name in table_files(self._listing or list_files(self._paths), SUFFIXES):
-            file = open_parquet(self._root, name)
-            require_column(file.schema_arrow, self._column, "source.column", name)
-            check_samples(file.schema_arrow.field(self._column), name)
-            if self._id_column is not None:
-                require_column(file.schema_arrow, self._id_column, "source.id_column", name)
-                check_ids(file.schema_arrow.field(self._id_column), name)
-            self._check_kept(file.schema_arrow, name)
-            if not parts and _is_text(file.schema_arrow.field(self._column).type):
-                values = _first_values(self._root, name, self._column)
-                check_addresses(values, self._literal, self._root, name, self._column)
-            parts.extend(slices(file.metadata, name, self._part_rows, len(parts)))
+        names = table_files(self._listing or list_files(self._paths), SUFFIXES)
+        runs = chain.from_iterable(mapper(self._slices, names, 0))
+        parts = [Part(index, spec) for index, spec in enumerate(runs)]
         if not parts:
             raise ModalityError(f"The pool is empty: the Parquet files of {self._root.url!r} have no rows.")
+        first = parts[0].spec["file"]
+        values = _first_texts(self._root, first, self._column)
+        check_addresses(values, self._literal, self._root, first, self._column)
         return parts
 
     def read(self, part: Part) -> Iterator[Record]:
@@ -123,6 +118,18 @@ class ParquetSource(Source):
         label, uri = self._root.label(name), self._root.uri(name)
         for row in range(first + part.spec["start"], first + part.spec["stop"]):
             yield Record(f"{label}#{row}", f"{uri}#{row}", None, reason)
+
+    def _slices(self, name: str) -> list[dict[str, Any]]:
+        """Specs of the parts of one file, whose columns are what was asked for."""
+        file = open_parquet(self._root, name)
+        schema = file.schema_arrow
+        require_column(schema, self._column, "source.column", name)
+        check_samples(schema.field(self._column), name)
+        if self._id_column is not None:
+            require_column(schema, self._id_column, "source.id_column", name)
+            check_ids(schema.field(self._id_column), name)
+        self._check_kept(schema, name)
+        return list(slices(file.metadata, name, self._part_rows))
 
     def _check_kept(self, schema: pa.Schema, name: str) -> None:
         types = kept_types(schema, list(self.kept), name)
@@ -186,8 +193,8 @@ def unreadable(where: str, error: Exception) -> ModalityError:
     return ModalityError(f"{where} cannot be read as Parquet ({error}): repair it or take it out.")
 
 
-def slices(metadata: pq.FileMetaData, name: str, part_rows: int, index: int) -> Iterator[Part]:
-    """Cut the row groups of one file into parts numbered from `index`.
+def slices(metadata: pq.FileMetaData, name: str, part_rows: int) -> Iterator[dict[str, Any]]:
+    """Cut the row groups of one file into parts, and yield their specs.
 
     Raises:
         ModalityError: the footer is damaged.
@@ -204,8 +211,7 @@ def slices(metadata: pq.FileMetaData, name: str, part_rows: int, index: int) -> 
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             spec = {"file": name, "row_group": group, "step": step, "start": start, "stop": stop}
-            yield Part(index, spec | {"first": first})
-            index += 1
+            yield spec | {"first": first}
         first += rows
 
 
@@ -342,8 +348,11 @@ def _is_payload(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def _first_values(root: Root, name: str, column: str) -> list[Any]:
+def _first_texts(root: Root, name: str, column: str) -> list[Any]:
+    """Some values of a column of strings; none of any other."""
     file = open_parquet(root, name, buffer_size=2**16)  # else the whole row group would be fetched
+    if not _is_text(file.schema_arrow.field(column).type):
+        return []
     try:
         batch = next(file.iter_batches(LOOKED_AT, columns=[column]), None)
     except PARQUET_ERRORS:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from modalities.base import ModalityError, Part, Record, Source
+from modalities.mapper import Mapper, threads
 from modalities.sources.compression import Damaged, Forward
 from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
@@ -59,13 +61,12 @@ class RunsSource(Source):
     def records(self, data: bytes, name: str, rows: range) -> list[Record]:
         """Turn the bytes of a part into its records; another number of them is a part that changed."""
 
-    def parts(self) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> list[Part]:
         """Cut files into runs of samples; this reads each file once, to find where they begin."""
         listing = self._listing or list_files(self._paths)
-        parts: list[Part] = []
-        for file in listing.having(self._suffixes):
-            for spec in self._runs(file.name):
-                parts.append(Part(len(parts), spec))
+        files = listing.having(self._suffixes)
+        runs = mapper(self._runs, [file.name for file in files], sum(file.size or 0 for file in files))
+        parts = [Part(index, spec) for index, spec in enumerate(chain.from_iterable(runs))]
         if not parts:
             raise ModalityError(
                 f"The pool is empty: source.path {self._root.url!r} holds no {', '.join(self._suffixes)} file"
@@ -100,14 +101,13 @@ class RunsSource(Source):
         """Return the record of a sample that cannot be used."""
         return Record(f"{self._root.label(name)}#{row}", f"{self._root.uri(name)}#{row}", None, reason)
 
-    def _runs(self, name: str) -> Iterator[dict[str, Any]]:
+    def _runs(self, name: str) -> list[dict[str, Any]]:
         fs, path = self._root.join(name)
         try:
             with fs.open(path, "rb") as file:
                 stream = Forward(file)
                 codec = {} if stream.codec is None else {"codec": stream.codec}
-                for spec in self._cut(self.extents(stream)):
-                    yield {"file": name, **spec, **codec}
+                return [{"file": name, **spec, **codec} for spec in self._cut(self.extents(stream))]
         except READ_ERRORS as error:
             raise ModalityError(f"{self._root.uri(name)} cannot be read: {error}.") from error
 

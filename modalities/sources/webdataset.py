@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from modalities.base import Modality, Part, Record
+from modalities.mapper import Mapper, threads
 from modalities.sources.compression import Forward
 from modalities.sources.files import KEY, PART_ROWS, SAMPLE_BYTES
 from modalities.sources.kept import check_keys, kept_of
@@ -57,9 +58,9 @@ class WebDatasetSource(RunsSource):
         self._id_column = id_column
         self.kept = dict.fromkeys(keep, pa.string())
 
-    def parts(self) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> list[Part]:
         """As for all tars; raises ModalityError too when no json member has a key of `keep`."""
-        parts = super().parts()
+        parts = super().parts(mapper)
         if self.kept and "reason" not in parts[0].spec:
             data = stretch(self._root, parts[0].spec)
             found = samples(members(Forward(io.BytesIO(data), plain=True), len(data)))

@@ -6,11 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
+
+from pipelines.scratch import UNFINISHED
 
 from . import head
 from .conftest import environment
@@ -70,7 +70,7 @@ def left_on(cluster):
 
 def half_files(run):
     """Files that are not whole: their names start with a dot."""
-    scratch = list(Path(tempfile.gettempdir(), f"evenset-{os.getuid()}").rglob("*"))
+    scratch = list((run.local / UNFINISHED / "scratch").rglob("*"))
     return [*scratch, *(path for path in run.local.rglob(".*") if path.name != ".lock")]
 
 

@@ -170,7 +170,7 @@ class Pairs(Source):
     def __init__(self, root, names):
         self._root, self._names = root, names
 
-    def parts(self):
+    def parts(self, mapper=None):
         return [
             modalities.Part(i, {"file": name, "start": 0, "stop": 2}) for i, name in enumerate(self._names)
         ]

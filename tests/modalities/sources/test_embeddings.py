@@ -167,3 +167,19 @@ def test_it_travels_and_holds_no_samples(tmp_path):
     assert everything(pool)[0] == ["0", "1"]
     with pytest.raises(ModalityError, match="no samples"):
         pool.read(pool.parts()[0])
+
+
+def test_a_header_that_does_not_end_and_a_page_that_is_none(tmp_path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4".ljust(117) + b"\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + header + bytes(48))
+    with pytest.raises(ModalityError, match=r"x\.npy cannot be read as \.npy"):
+        EmbeddingsSource(list_files(str(tmp_path / "x.npy")))
+    rows = [[float(row)] * 4 for row in range(50)]
+    pq.write_table(
+        pa.table({"embedding": rows, "id": [str(row) for row in range(50)]}), tmp_path / "x.parquet"
+    )
+    content = bytearray((tmp_path / "x.parquet").read_bytes())
+    content[4:60] = b"\xff" * 56
+    (tmp_path / "x.parquet").write_bytes(content)
+    with pytest.raises(ModalityError, match=r"x\.parquet cannot be read as Parquet"):
+        EmbeddingsSource(list_files(str(tmp_path / "x.parquet")))

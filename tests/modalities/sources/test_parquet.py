@@ -185,3 +185,11 @@ def test_a_null_costs_only_its_row_and_a_file_without_the_column_is_named(tmp_pa
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "b.parquet")
     with pytest.raises(ModalityError, match=r"b\.parquet: source\.column 'text' is of type int64"):
         source(tmp_path).parts()
+
+
+def test_a_footer_whose_names_are_no_text_is_damaged(tmp_path):
+    pq.write_table(pa.table({"text": ["x"] * 10}), tmp_path / "x.parquet", store_schema=False)
+    content = (tmp_path / "x.parquet").read_bytes()
+    (tmp_path / "x.parquet").write_bytes(content.replace(b"text", b"t\xe9xt"))
+    with pytest.raises(ModalityError, match=r"x\.parquet cannot be read as Parquet.*take it out"):
+        source(tmp_path)

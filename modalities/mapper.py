@@ -1,0 +1,35 @@
+"""Looking into the files of a pool while it is listed: several at a time, with the answers in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.pool import ThreadPool
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AT_ONCE = 16
+"""On a store far away, each takes a round trip; on a disk, most of them wait."""
+
+
+class Mapper(Protocol):
+    """`map` over files, by whatever there is to do it: `threads`, or the machines of a cluster."""
+
+    def __call__(self, look: Callable[[T], R], items: Sequence[T], size: int) -> Iterable[R]:
+        """Yield ``look(item)`` of every item, in their order; what one raises ends it.
+
+        Args:
+            look: picklable, as its answers are.
+            items: files, or groups of them.
+            size: bytes that all of it may read.
+        """
+
+
+def threads(look: Callable[[T], R], items: Sequence[T], size: int = 0) -> Iterator[R]:
+    """Look into `AT_ONCE` items at a time in this process; who stops waits for none of them."""
+    if len(items) < 2:
+        yield from map(look, items)
+        return
+    with ThreadPool(min(AT_ONCE, len(items))) as pool:  # of daemons, so that Ctrl-C ends it at once
+        yield from pool.imap(look, items)

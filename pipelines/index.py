@@ -1,0 +1,38 @@
+"""Where do samples begin in the files of a large pool? The cluster looks, a file a task."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import ray
+
+from modalities.mapper import R, T
+from pipelines.resources import Resources
+from pipelines.sizing import task_cpus
+from pipelines.stream import alike, telling
+
+LARGE = 2**31
+"""Bytes to read for which it is worth to start Ray first; less is read here."""
+
+
+def on_cluster(look: Callable[[T], R], items: Sequence[T], there: Resources) -> Iterator[R]:
+    """Yield ``look(item)`` of every item, in their order: a `modalities.mapper.Mapper` of tasks.
+
+    Twice as many tasks as there may be CPUs are under way, so that an autoscaler sees what is wanted.
+
+    Raises:
+        RequestError: What an item has to say against itself.
+    """
+    task = ray.remote(num_cpus=task_cpus(there))(alike(telling(look)))
+    ahead = 2 * max(1, int(there.most_cpus or there.cpus))
+    waiting = deque(task.remote(item) for item in items[:ahead])
+    try:
+        for item in items[ahead:]:
+            yield ray.get(waiting.popleft())
+            waiting.append(task.remote(item))
+        while waiting:
+            yield ray.get(waiting.popleft())
+    finally:
+        for answer in waiting:
+            ray.cancel(answer)
