@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipelines import __version__, blas
-from pipelines.interrupt import stoppable
+from pipelines.interrupt import INTERRUPTED, TERMINATED, end, stoppable
 
 app = typer.Typer(
     help="Turn a raw, long-tailed pool into a large, diverse and balanced training set.",
@@ -188,6 +188,16 @@ def _run(context: typer.Context, config: str, overrides: list[str] | None, stage
         from pipelines.run import run
 
         run(load_config(config, overrides), (stage,) if stage else None, debug=bool(context.find_root().obj))
+
+
+def command() -> NoReturn:
+    """What ``evenset`` runs: `main`, in a process that is its own."""
+    try:
+        main()
+    except SystemExit as over:
+        if over.code in (INTERRUPTED, TERMINATED):
+            end(over.code)
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
