@@ -47,12 +47,12 @@ test-slow: setup  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-cluster: export OMP_NUM_THREADS := 1
-test-cluster: setup  ## run the tests that submit jobs to a cluster of their own
+test-cluster: setup  ## run the tests that submit jobs to a cluster of their own (40 minutes)
 	$(BIN)/python -m pytest -m cluster -n 2 --dist loadfile $(ARGS)
 
 test-soak: export OMP_NUM_THREADS := 1
-test-soak: setup  ## run a long curation under faults, and more seeds of every fault (half an hour)
-	$(BIN)/python -m pytest -m soak $(ARGS)
+test-soak: setup  ## run a long curation under faults, and more seeds of every fault (an hour)
+	$(BIN)/python -m pytest -m soak -n 2 $(ARGS)
 
 lint: setup  ## check style (ruff), formatting (ruff) and types (mypy)
 	@failed=0; for check in "ruff check ." "ruff format --check ." "mypy"; do \
