@@ -171,7 +171,7 @@ def streams(monkeypatch):
     ("dtype", "distance"),
     [
         (np.float16, "euclidean"),
-        (np.float32, "cosine"),
+        pytest.param(np.float32, "cosine", marks=pytest.mark.slow),
         pytest.param(np.float16, "cosine", marks=pytest.mark.slow),
         pytest.param(np.float32, "euclidean", marks=pytest.mark.slow),
     ],
@@ -207,15 +207,10 @@ def test_greedy_seeds_want_all_points_in_memory(tmp_path):
         cluster(config(cluster={"memory": 330_000, "shards": 1, "init": "k-means++"}), store, Progress(store))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("moment", "shards", "then"),
-    [
-        pytest.param("fit", 1, 1, marks=pytest.mark.slow),
-        ("fit", 2, 3),
-        pytest.param("step", 2, 2, marks=pytest.mark.slow),
-        pytest.param("levels", 2, 1, marks=pytest.mark.slow),
-    ],
+    ("moment", "shards", "then"), [("fit", 1, 1), ("fit", 2, 3), ("step", 2, 2), ("levels", 2, 1)]
 )
 def test_a_killed_run_goes_on_and_ends_the_same(
     evenset, write_config, tmp_path, ray_cluster, moment, shards, then

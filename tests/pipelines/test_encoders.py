@@ -74,6 +74,7 @@ def matrix_of(run):
     return np.concatenate([matrix(table["embedding"]) for table in tables])
 
 
+@pytest.mark.slow
 def test_embeddings_far_from_the_origin_are_told_apart_when_centred(embed):
     plain, centred, left = (
         embed("far", f"encoder.normalize={how}", name=how) for how in ("unit", "centre", "none")

@@ -94,6 +94,7 @@ def check(evenset, write, digits, marked, how, group, reason, **sections):
     return done, counts, run
 
 
+@pytest.mark.slow
 def test_a_picture_that_kills_its_encoder(evenset, write, digits, tmp_path):
     done, counts, run = check(evenset, write, digits[:48], {21}, "encode", 24, KILLED)
     assert "1 part of the pool killed the process at work 2 times" in done.text
