@@ -123,6 +123,7 @@ def test_a_long_run_under_faults(request, survived, tmp_path):
 def strike(seed, cluster, node, driver):
     """One fault, as the seed says; where there is none of the kind to be killed, a task."""
     kind = FAULTS[int(moment("soak", seed, 0, 1) * len(FAULTS))]
+    workers = [one for one in cluster.processes(ROLES["task"]) if not is_agent(one)]
     if kind == "driver":
         driver.kill()
         driver = Soak(cluster.environment, driver.file, driver.run)
@@ -131,8 +132,17 @@ def strike(seed, cluster, node, driver):
         cluster.nodes.remove(node)
         node = cluster.add(cpus=1)
     else:
-        found = cluster.processes(ROLES[kind]) or cluster.processes(ROLES["task"])
-        kind = kind if cluster.processes(ROLES[kind]) else "task"
+        found = cluster.processes(ROLES[kind]) if kind != "task" else []
+        kind = kind if found else "task"
+        found = found or workers
         with suppress(psutil.NoSuchProcess):
-            found[seed % len(found)].kill()
+            if found:
+                found[seed % len(found)].kill()
     return kind, node, driver
+
+
+def is_agent(process):
+    """Whether it is one of Ray's own, with which its whole machine ends."""
+    with suppress(psutil.NoSuchProcess):
+        return "Agent" in " ".join(process.cmdline())
+    return False
