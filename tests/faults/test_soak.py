@@ -44,7 +44,9 @@ class Watch:
                 roles = (name for name, start in ROLES.items() if title.startswith(start))
                 role = "driver" if process.pid == driver.process.pid else next(roles, None)
                 if role is not None:
-                    most[role] = max(most[role], process.memory_full_info().uss)
+                    # pages of the object store are Ray's, and come and go with what waits there
+                    about = process.memory_info()
+                    most[role] = max(most[role], about.rss - about.shared)
         for role, size in most.items():
             self.seen[role].append((now, stage, size))
 
