@@ -25,7 +25,7 @@ def on_cluster(look: Callable[[T], R], items: Sequence[T], there: Resources) -> 
         RequestError: What an item has to say against itself.
     """
     task = ray.remote(num_cpus=task_cpus(there))(alike(telling(look)))
-    ahead = 2 * max(1, int(there.most_cpus or there.cpus))
+    ahead = 2 * max(1, int(there.most_cpus))
     waiting = deque(task.remote(item) for item in items[:ahead])
     try:
         for item in items[ahead:]:

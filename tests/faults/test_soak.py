@@ -25,6 +25,7 @@ ROLES = {
     "centroid shard": "ray::CentroidShard",
     "task": "ray::",
 }
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 FAULTS = [*ROLES, "driver", "node"]
 GROWTH, NOISE = 0.10, 30e6  # of the memory of a role, and bytes: what is flat
 
@@ -125,7 +126,6 @@ def test_a_long_run_under_faults(request, survived, tmp_path):
 def strike(seed, cluster, node, driver):
     """One fault, as the seed says; where there is none of the kind to be killed, a task."""
     kind = FAULTS[int(moment("soak", seed, 0, 1) * len(FAULTS))]
-    workers = [one for one in cluster.processes(ROLES["task"]) if not is_agent(one)]
     if kind == "driver":
         driver.kill()
         driver = Soak(cluster.environment, driver.file, driver.run)
@@ -134,17 +134,15 @@ def strike(seed, cluster, node, driver):
         cluster.nodes.remove(node)
         node = cluster.add(cpus=1)
     else:
-        found = cluster.processes(ROLES[kind]) if kind != "task" else []
-        kind = kind if found else "task"
-        found = found or workers
+        kind = kind if workers(cluster, kind) else "task"
+        while not (found := workers(cluster, kind)):
+            time.sleep(0.1)
         with suppress(psutil.NoSuchProcess):
-            if found:
-                found[seed % len(found)].kill()
+            found[seed % len(found)].kill()
     return kind, node, driver
 
 
-def is_agent(process):
-    """Whether it is one of Ray's own, with which its whole machine ends."""
-    with suppress(psutil.NoSuchProcess):
-        return "Agent" in " ".join(process.cmdline())
-    return False
+def workers(cluster, role):
+    """Its processes, without Ray's own agents, with each of which a whole machine ends."""
+    agents = {one.pid for agent in AGENTS for one in cluster.processes(agent)}
+    return [one for one in cluster.processes(ROLES[role]) if one.pid not in agents]
