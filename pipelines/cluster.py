@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RunError
 from pipelines.estimate import RESIDENT_SHARE, ROWS_WORTH_A_MACHINE, shards, shards_asked, stage_estimate
+from pipelines.groups import groups
 from pipelines.manifest import digest, read_manifest
 from pipelines.points import Assignments, PoolRows
 from pipelines.progress import Progress
@@ -52,9 +54,7 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     Raises:
         RunError: Nothing is embedded, or the pool cannot be clustered as asked.
     """
-    found = {part: store.rows(part) for part in written.parts(store, "embeddings")}
-    parts = [part for part, count in found.items() if count]
-    rows = [found[part] for part in parts]
+    parts, rows, exponent = _looked_into(config, store)
     total = sum(rows)
     if not total:
         raise RunError("no sample is embedded, so there is nothing to cluster; see what was rejected and why")
@@ -63,7 +63,6 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     for reason in reasons:
         progress.say(reason)
     began = time.monotonic()
-    exponent = _exponent(config, store, parts)
     basis = _basis(config, store, recipe, exponent, dict(zip(parts, rows, strict=True)))
     every = config.cluster.checkpoint
     checkpoint = Checkpoint(store, f"{UNFINISHED}/checkpoint", basis, every, progress.say) if every else None
@@ -279,17 +278,29 @@ def _memory(config: Config, n_shards: int) -> int:
     return int(RESIDENT_SHARE * least / -(-n_shards // len(has)))
 
 
-def _exponent(config: Config, store: Store, parts: Sequence[str]) -> int:
-    """The pool's grid: 0 for unit rows, which encoders give; else the largest of its parts'."""
-    if config.cluster.distance == "cosine":
-        return 0
-    found: list[int] = ray.get([_part_exponent.remote(store, part) for part in parts])
-    return exact.pool_exponent(found)
+def _looked_into(config: Config, store: Store) -> tuple[list[str], list[int], int]:
+    """The parts that have rows, how many, and the exponent of the pool's grid: the largest of its parts'.
+
+    It is 0 for unit rows, of which nothing but their number is read.
+    """
+    parts, cosine = written.parts(store, "embeddings"), config.cluster.distance == "cosine"
+    looks = ray.get([_look_into.remote(store, group, cosine) for group in groups(parts)])
+    found = [
+        (part, *about) for part, about in zip(parts, chain.from_iterable(looks), strict=True) if about[0]
+    ]
+    if not found:
+        return [], [], 0
+    names, rows, exponents = (list(column) for column in zip(*found, strict=True))
+    return names, rows, exact.pool_exponent(exponents)
 
 
 @ray.remote(num_cpus=1)
-def _part_exponent(store: Store, part: str) -> int:
-    return exact.grid_exponent(matrix(store.read_table(part, ["embedding"]).column("embedding")))
+def _look_into(store: Store, parts: Sequence[str], cosine: bool) -> list[tuple[int, int]]:
+    """Rows and exponent of each part."""
+    if cosine:
+        return [(store.rows(part), 0) for part in parts]
+    columns = (store.read_table(part, ["embedding"]).column("embedding") for part in parts)
+    return [(len(column), exact.grid_exponent(matrix(column)) if len(column) else 0) for column in columns]
 
 
 def _shares(rows: Sequence[int], shards: int) -> list[list[int]]:

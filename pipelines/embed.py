@@ -7,7 +7,7 @@ comes back to the driver are counts. A part is done when its file is there, so a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from pipelines.blocks import part_index, part_name
 from pipelines.config import Config
 from pipelines.errors import RequestError, RunError
 from pipelines.form import Form
+from pipelines.groups import groups
 from pipelines.limits import Judge, check_lost, check_rejects, parts_told
 from pipelines.lone import Work
 from pipelines.manifest import digest
@@ -36,8 +37,6 @@ from pipelines.startup import identity
 from pipelines.store import Store
 from pipelines.tally import Tally
 from pipelines.unique import find_duplicate
-
-PARTS_A_TASK = 256
 
 
 def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = None) -> dict[str, Any]:
@@ -245,14 +244,13 @@ def _encoding(
 def _recount(store: Store, pool: Pool) -> Tally:
     """Count what is on disk, and check part by part that input = embedded + rejected."""
     count = ray.remote(_count_parts)
-    groups = [pool.parts[i : i + PARTS_A_TASK] for i in range(0, len(pool.parts), PARTS_A_TASK)]
     tally = Tally()
-    for answer in ray.get([count.remote(store, group) for group in groups]):
+    for answer in ray.get([count.remote(store, group) for group in groups(pool.parts)]):
         tally.add(answer)
     return tally
 
 
-def _count_parts(store: Store, parts: list[Part]) -> Tally:
+def _count_parts(store: Store, parts: Sequence[Part]) -> Tally:
     tally = Tally()
     broken: list[str] = []
     for part in parts:

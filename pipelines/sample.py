@@ -26,6 +26,7 @@ from pipelines import thinning, written
 from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.config import Config
 from pipelines.errors import RunError
+from pipelines.groups import groups
 from pipelines.progress import Progress
 from pipelines.store import Store
 
@@ -73,17 +74,20 @@ def sample(
         raise RunError(f"sample.size: {error}{before}") from error
     progress.start("sample", len(parts), "parts")
     wanted = ray.put(leaf_budgets)
-    offers = [_offer.remote(store, part, wanted, config.sample.within, config.seed, out) for part in parts]
+    grouped = groups(parts)
+    offers = [
+        _offer.remote(store, group, wanted, config.sample.within, config.seed, out) for group in grouped
+    ]
     while len(offers) > 1:
-        groups = [offers[i : i + _MERGED_AT_ONCE] for i in range(0, len(offers), _MERGED_AT_ONCE)]
-        offers = [_merge.remote(wanted, *group) for group in groups]
+        some = [offers[i : i + _MERGED_AT_ONCE] for i in range(0, len(offers), _MERGED_AT_ONCE)]
+        offers = [_merge.remote(wanted, *together) for together in some]
     drawn, rows = _draw.options(num_returns=2).remote(ray.put(tree), wanted, offers[0], config.seed)
     told = _told(store, parts[0])
-    named = [_name.remote(store, part, rows, told) for part in parts]
-    waiting = list(named)
+    named = [_name.remote(store, group, rows, told) for group in grouped]
+    waiting = dict(zip(named, map(len, grouped), strict=True))
     while waiting:
-        done, waiting = ray.wait(waiting)
-        progress.advance(len(done))
+        done, _ = ray.wait([*waiting])
+        progress.advance(sum(waiting.pop(one) for one in done))
     counts: dict[str, Any] = ray.get(_write.remote(store, ray.put(tree), size, told, drawn, *named))
     progress.finish()
     if thinned:
@@ -113,6 +117,18 @@ def _told(store: Store, part: str) -> list[str]:
 
 @ray.remote(num_cpus=1)
 def _offer(
+    store: Store,
+    parts: Sequence[str],
+    wanted: NDArray[np.int64],
+    within: Any,
+    seed: int,
+    out: pa.Table | None,
+) -> Offer:
+    """What some parts offer together."""
+    return _best(wanted, [_offer_of_part(store, part, wanted, within, seed, out) for part in parts])
+
+
+def _offer_of_part(
     store: Store, part: str, wanted: NDArray[np.int64], within: Any, seed: int, out: pa.Table | None
 ) -> Offer:
     table = store.read_table(part, ["key", "cluster", "distance"])
@@ -126,6 +142,10 @@ def _offer(
 
 @ray.remote(num_cpus=1)
 def _merge(wanted: NDArray[np.int64], *offers: Offer) -> Offer:
+    return _best(wanted, offers)
+
+
+def _best(wanted: NDArray[np.int64], offers: Sequence[Offer]) -> Offer:
     leaf, values, keys, part, row = (np.concatenate(column) for column in zip(*offers, strict=True))
     best = leaf_candidates(leaf, values, keys, wanted)
     return leaf[best], values[best], keys[best], part[best], row[best]
@@ -142,9 +162,15 @@ def _draw(
 
 @ray.remote(num_cpus=1)
 def _name(
+    store: Store, parts: Sequence[str], rows: tuple[NDArray[np.int64], NDArray[np.int64]], told: list[str]
+) -> pa.Table:
+    """Id, uri, key and what is told of rows drawn from some parts, and their places in the curated set."""
+    return pa.concat_tables([_name_of_part(store, part, rows, told) for part in parts])
+
+
+def _name_of_part(
     store: Store, part: str, rows: tuple[NDArray[np.int64], NDArray[np.int64]], told: list[str]
 ) -> pa.Table:
-    """Id, uri, key and what is told of the rows drawn from one part, and their places in the curated set."""
     place = np.flatnonzero(rows[0] == part_index(part))
     table = store.read_table(part_name("embeddings", part_index(part)), ["id", "uri", "key", *told])
     return table.take(rows[1][place]).append_column("place", pa.array(place, pa.int64()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,13 @@ from pipelines import written
 from pipelines.blocks import keys_in, part_index, part_name
 from pipelines.encode import EMBEDDINGS
 from pipelines.errors import RequestError, RunError
+from pipelines.groups import groups
 from pipelines.pool import Pool, is_embedded
 from pipelines.store import Store
 
 FOLDER = "thinned"
+
+Columns = tuple[pa.Table, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,11 @@ def thin(
     Returns:
         Rows that are left out, to be told apart by `left`, and what is to be said of them.
     """
-    columns = [_columns.remote(store, part, modality.thinned_by) for part in parts]
+    columns = [_columns.remote(store, group, modality.thinned_by) for group in groups(parts)]
     indices = [part_index(part) for part in parts]
     out, told = _judge.options(num_returns=2).remote(modality, seed, leaves, indices, *columns)
     thinned: Thinned = ray.get(told)
-    ray.get([_write.remote(store, index, out) for index in thinned.parts])
+    ray.get([_write.remote(store, group, out) for group in groups(thinned.parts)])
     return out, thinned
 
 
@@ -126,10 +130,15 @@ def _of_part(out: pa.Table, part: int) -> pa.Table:
 
 
 @ray.remote(num_cpus=1)
-def _columns(store: Store, part: str, names: Sequence[str]) -> tuple[pa.Table, NDArray[np.int64]]:
-    """What the rules look at, and the leaf of each sample."""
-    table = store.read_table(part_name(EMBEDDINGS, part_index(part)), ["id", "key", *names])
-    return table, store.read_table(part, ["cluster"])["cluster"].to_numpy()
+def _columns(store: Store, parts: Sequence[str], names: Sequence[str]) -> list[Columns]:
+    """Of each part what the rules look at, and the leaf of each sample."""
+    return [
+        (
+            store.read_table(part_name(EMBEDDINGS, part_index(part)), ["id", "key", *names]),
+            store.read_table(part, ["cluster"])["cluster"].to_numpy(),
+        )
+        for part in parts
+    ]
 
 
 @ray.remote(num_cpus=1)
@@ -138,9 +147,10 @@ def _judge(
     seed: int,
     leaves: int,
     indices: Sequence[int],
-    *columns: tuple[pa.Table, NDArray[np.int64]],
+    *grouped: list[Columns],
 ) -> tuple[pa.Table, Thinned]:
     """Rows that are left out (part, row, reason, instead), in the order of the parts, and their counts."""
+    columns = [*chain.from_iterable(grouped)]
     table = pa.concat_tables([one for one, _ in columns])
     verdict = _Verdict(modality, table, seed)
     rows = np.flatnonzero(verdict.rule >= 0)
@@ -232,7 +242,12 @@ def _groups(values: Values, n: int) -> tuple[NDArray[np.int64], NDArray[np.bool_
 
 
 @ray.remote(num_cpus=1)
-def _write(store: Store, part: int, out: pa.Table) -> None:
+def _write(store: Store, parts: Sequence[int], out: pa.Table) -> None:
+    for part in parts:
+        _write_part(store, part, out)
+
+
+def _write_part(store: Store, part: int, out: pa.Table) -> None:
     here = _of_part(out, part)
     names = store.read_table(part_name(EMBEDDINGS, part), ["id", "uri"]).take(here["row"])
     for name in ("reason", "instead"):

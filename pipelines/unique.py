@@ -11,12 +11,11 @@ import ray
 from numpy.typing import NDArray
 
 from pipelines.blocks import keys_in
+from pipelines.groups import groups
 from pipelines.store import Store
 
 KEYS_A_BUCKET = 8_000_000
 """Keys that one task sorts; 16 bytes each."""
-
-PARTS_A_TASK = 256
 
 
 def find_duplicate(store: Store, files: Sequence[str], rows: int) -> tuple[str, list[str]] | None:
@@ -27,8 +26,8 @@ def find_duplicate(store: Store, files: Sequence[str], rows: int) -> tuple[str, 
     """
     buckets = max(1, -(-rows // KEYS_A_BUCKET))
     spread = ray.remote(num_returns=buckets)(_spread)
-    groups = [files[i : i + PARTS_A_TASK] for i in range(0, len(files), PARTS_A_TASK)]
-    pieces = [spread.remote(store, group, buckets) for group in groups]
+    grouped = groups(files)
+    pieces = [spread.remote(store, group, buckets) for group in grouped]
     columns = [[piece[b] for piece in pieces] for b in range(buckets)] if buckets > 1 else [pieces]
     twice = ray.remote(_twice)
     found = [key for key in ray.get([twice.remote(*column) for column in columns]) if key is not None]
@@ -36,7 +35,9 @@ def find_duplicate(store: Store, files: Sequence[str], rows: int) -> tuple[str, 
         return None
     key = min(found)
     look = ray.remote(_look_up)
-    rows_with_it = [row for answer in ray.get([look.remote(store, g, key) for g in groups]) for row in answer]
+    rows_with_it = [
+        row for answer in ray.get([look.remote(store, g, key) for g in grouped]) for row in answer
+    ]
     return rows_with_it[0][0], [uri for _, uri in rows_with_it]
 
 

@@ -46,6 +46,7 @@ def data():
 
 
 def pytest_addoption(parser):
+    # with an equals sign: before this file is read, pytest takes a FILE that is there for a test to run
     parser.addoption("--faults", metavar="FILE", help="where to add what runs got over, a JSON line each")
     parser.addoption("--memory", metavar="FILE", help="where to plot the memory of a soak, as PNG")
 

@@ -1,6 +1,6 @@
 """The table of docs/reliability.md, from what the tests found: ``python -m tests.faults.table FILE``.
 
-FILE is what ``pytest --faults FILE`` leaves: a JSON line for every fault that a run got over.
+FILE is what ``pytest --faults=FILE`` leaves: a JSON line for every fault that a run got over.
 """
 
 import json

@@ -1,6 +1,6 @@
 """200,000 small samples through the whole pipeline on two CPUs, and a fault every 20 seconds.
 
-With ``--memory FILE`` the memory of driver and actors over time is plotted.
+With ``--memory=FILE`` the memory of driver and actors over time is plotted.
 """
 
 import time
