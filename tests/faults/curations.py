@@ -23,6 +23,7 @@ from pipelines.store import Store
 from tests.pipelines.conftest import rows_of
 
 PATIENCE = 300.0  # seconds for a run to end
+ATTEMPTS = 3  # to hit a run before it is over
 STAGES = ("embed", "cluster", "sample", "export", "report")
 
 
@@ -92,6 +93,27 @@ def moment(fault, seed, low=0.05, high=0.9):
     return low + (high - low) * int.from_bytes(word) / 2**64
 
 
+class OverError(Exception):
+    """A run, or its stage, was over before its fault; after so many seconds."""
+
+    def __init__(self, seconds):
+        super().__init__(f"over after {seconds:.1f} s, before its fault")
+        self.seconds = seconds
+
+
+def in_time(play, seconds, folder):
+    """``play(seconds, folder)``, once more with the time that it took where it was over before its fault.
+
+    The machine may have been busier when the seconds were taken.
+    """
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return play(seconds, folder / f"attempt-{attempt}")
+        except OverError as over:
+            seconds = over.seconds
+    return play(seconds, folder / "last-attempt")
+
+
 class Driver:
     """``evenset run`` in a process of its own.
 
@@ -143,12 +165,26 @@ class Driver:
                 when[event["event"]] = time_of
         return when["start"], when["finish"]
 
+    def last(self, seconds):
+        """Waits so many seconds, while which the run lasts."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self.is_over():
+                raise OverError(time.monotonic() - self.began)
+            time.sleep(0.02)
+
     def until(self, name, share, seconds):
         """Waits for a share of the seconds that a stage takes."""
         while self.stage(name)[0] is None:
             assert not self.is_over(), self.said
             time.sleep(0.02)
         time.sleep(share * seconds)
+
+    def check(self, name):
+        """That a stage is not over."""
+        start, finish = self.stage(name)
+        if finish is not None:
+            raise OverError(finish - start)
 
 
 @contextmanager

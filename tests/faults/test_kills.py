@@ -6,7 +6,7 @@ import pytest
 
 from . import head
 from .conftest import environment
-from .curations import driving, moment, results, write_config
+from .curations import driving, in_time, moment, results, write_config
 
 AT_ONCE = 60.0  # seconds for the processes of a stage to be there
 WORKERS = {
@@ -38,16 +38,16 @@ def told(fault, seed, of="the run"):
     return f"{seed}: {when(fault, seed):.0%} of {of}"
 
 
-def kill_worker(driver, cluster, fault, seed, took):
-    """Kills an actor when a share of its stage has passed, or as soon as there is one."""
+def kill_worker(driver, cluster, fault, seed, seconds):
+    """Kills an actor when a share of the seconds of its stage has passed, or as soon as there is one."""
     stage, title = WORKERS[fault]
-    driver.until(stage, when(fault, seed), took[stage])
+    driver.until(stage, when(fault, seed), seconds)
     until = time.monotonic() + AT_ONCE
     while not (found := cluster.processes(title)):
-        assert not driver.is_over(), "the run was over before there was one to kill: make it longer"
+        driver.check(stage)
         assert time.monotonic() < until, f"there is no {title}"
         time.sleep(0.01)
-    assert driver.stage(stage)[1] is None, "the stage was over before the kill: make it longer"
+    driver.check(stage)
     found[seed % len(found)].kill()
 
 
@@ -60,24 +60,30 @@ def kill_worker(driver, cluster, fault, seed, took):
     ],
 )
 def test_an_actor_is_killed(cluster, pool, undisturbed, survived, tmp_path, fault, seed):
-    file, run = write_config(tmp_path, pool)
-    with driving(cluster.environment, file, run) as driver:
-        kill_worker(driver, cluster, fault, seed, undisturbed.took)
-        driver.wait()
-        took = time.monotonic() - driver.began
+    def play(seconds, folder):
+        file, run = write_config(folder, pool)
+        with driving(cluster.environment, file, run) as driver:
+            kill_worker(driver, cluster, fault, seed, seconds)
+            driver.wait()
+            return run, time.monotonic() - driver.began
+
+    stage = WORKERS[fault][0]
+    run, took = in_time(play, undisturbed.took[stage], tmp_path)
     assert results(run) == undisturbed.rows
-    stage = f"the {WORKERS[fault][0]} stage"
-    survived(fault, told(fault, seed, stage), "the run goes on, the same rows", took, undisturbed.seconds)
+    seed = told(fault, seed, f"the {stage} stage")
+    survived(fault, seed, "the run goes on, the same rows", took, undisturbed.seconds)
 
 
 @pytest.mark.parametrize("seed", seeds("driver", 5, 20))
 def test_the_driver_is_killed(cluster, pool, undisturbed, survived, tmp_path, seed):
-    file, run = write_config(tmp_path, pool)
-    with driving(cluster.environment, file, run) as driver:
-        time.sleep(when("driver", seed) * undisturbed.seconds)
-        assert not driver.is_over(), "the run was over before it could be killed: make it longer"
-        driver.kill()
-        began = driver.began
+    def play(seconds, folder):
+        file, run = write_config(folder, pool)
+        with driving(cluster.environment, file, run) as driver:
+            driver.last(when("driver", seed) * seconds)
+            driver.kill()
+            return file, run, driver.began
+
+    file, run, began = in_time(play, undisturbed.seconds, tmp_path)
     with driving(cluster.environment, file, run) as driver:
         driver.wait()
         took = time.monotonic() - began
@@ -90,16 +96,19 @@ def test_the_driver_is_killed(cluster, pool, undisturbed, survived, tmp_path, se
 
 def lost(fault, count, seed, pool, undisturbed, survived, folder):
     """A run on a head that has one CPU and two nodes with as much, of which some die at once."""
-    file, run = write_config(folder, pool)
-    with head.cluster(environment(), cpus=1) as there:
-        nodes = [there.add(cpus=1) for _ in range(2)]
-        with driving(there.environment, file, run) as driver:
-            time.sleep(when(fault, seed) * undisturbed.seconds)
-            assert not driver.is_over(), "the run was over before the nodes died: make it longer"
-            for node in nodes[seed % 2 :][:count] if count == 1 else nodes:
-                node.kill()
-            driver.wait()
-            took = time.monotonic() - driver.began
+
+    def play(seconds, folder):
+        file, run = write_config(folder, pool)
+        with head.cluster(environment(), cpus=1) as there:
+            nodes = [there.add(cpus=1) for _ in range(2)]
+            with driving(there.environment, file, run) as driver:
+                driver.last(when(fault, seed) * seconds)
+                for node in nodes[seed % 2 :][:count] if count == 1 else nodes:
+                    node.kill()
+                driver.wait()
+                return run, time.monotonic() - driver.began
+
+    run, took = in_time(play, undisturbed.seconds, folder)
     assert results(run) == undisturbed.rows
     survived(
         fault, told(fault, seed), "the run goes on with the others, the same rows", took, undisturbed.seconds
@@ -118,13 +127,15 @@ def test_two_nodes_are_killed_at_once(pool, undisturbed, survived, tmp_path, see
 
 @pytest.mark.parametrize("seed", seeds("head", 1, 5))
 def test_the_head_is_killed(pool, undisturbed, survived, tmp_path, seed):
-    file, run = write_config(tmp_path, pool)
-    with head.cluster(environment()) as there, driving(there.environment, file, run) as driver:
-        time.sleep(when("head", seed) * undisturbed.seconds)
-        assert not driver.is_over(), "the run was over before the head died: make it longer"
-        there.head.kill()
-        driver.kill()
-        began = driver.began
+    def play(seconds, folder):
+        file, run = write_config(folder, pool)
+        with head.cluster(environment()) as there, driving(there.environment, file, run) as driver:
+            driver.last(when("head", seed) * seconds)
+            there.head.kill()
+            driver.kill()
+            return file, run, driver.began
+
+    file, run, began = in_time(play, undisturbed.seconds, tmp_path)
     with head.cluster(environment()) as there, driving(there.environment, file, run) as driver:
         driver.wait()
         took = time.monotonic() - began
