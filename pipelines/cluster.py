@@ -54,6 +54,7 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     Raises:
         RunError: Nothing is embedded, or the pool cannot be clustered as asked.
     """
+    began = time.monotonic()
     parts, rows, exponent = _looked_into(config, store)
     total = sum(rows)
     if not total:
@@ -62,7 +63,6 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     reasons = [auto_reason(total)] if config.cluster.n_clusters == "auto" else []
     for reason in reasons:
         progress.say(reason)
-    began = time.monotonic()
     basis = _basis(config, store, recipe, exponent, dict(zip(parts, rows, strict=True)))
     every = config.cluster.checkpoint
     checkpoint = Checkpoint(store, f"{UNFINISHED}/checkpoint", basis, every, progress.say) if every else None
