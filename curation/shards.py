@@ -306,12 +306,13 @@ class RayWorkers(Workers):
         """Sees whether the machines of the point shards are there.
 
         Raises:
-            RegroupError: One is not.
+            RegroupError: One is not, or one was lost and there are shards that have found no place yet.
         """
         if not self._places:
             return
-        known, _ = ray.wait(self._places, num_returns=len(self._places), timeout=0)
-        if set(ray.get(known)) - _machines():
+        known, waiting = ray.wait(self._places, num_returns=len(self._places), timeout=0)
+        there = _machines()
+        if set(ray.get(known)) - there or (waiting and self._machines - there):
             raise RegroupError(_GONE)
 
     def conduct(self, conductor: Callable[..., Any], *args: Any) -> tuple[Grown, list[NDArray[np.int64]]]:

@@ -107,11 +107,15 @@ def _on_cpus(config: Config, there: Resources, parts: int, samples: int) -> Sizi
     """As many as Ray Data finds worth it, one CPU left to the tasks; its own request brings more machines.
 
     No more are begun with than fit, since actors that come to a machine first would leave no task a place.
+    Also on the smallest machine both fit, and if it has one CPU no second actor instead of the task: it may
+    be all that is left of several, and what actors wait for is made by tasks.
     """
-    task, total = task_cpus(there), there.most_cpus or 2.0
+    total = there.most_cpus or 2.0
+    least = min([total, *(kind.cpus for kind in there.kinds if kind.cpus >= 1)])
+    task = 0.4 if least <= 1 else 1.0
     fewest, most = (1, max(1, int(total - 1))) if config.encoder.actors == "auto" else config.encoder.actors
     fewest, most = min(fewest, parts), min(most, parts)
-    cpus = min(1.0, (total - task) / fewest)
+    cpus = min(1.0, least - task, (total - task) / fewest)
     fitting = max(1, int((there.cpus - task) / cpus + _ROUNDING))
     fewest = min(fewest, fitting)
     return Sizing(fewest, fewest, most, fitting, cpus, 0.0, task)

@@ -125,6 +125,24 @@ def test_two_nodes_are_killed_at_once(pool, undisturbed, survived, tmp_path, see
     lost("two nodes", 2, seed, pool, undisturbed, survived, tmp_path)
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("stage", ["embed", "cluster"])
+def test_two_nodes_are_killed_as_a_stage_begins_to_work(pool, undisturbed, tmp_path, stage):
+    """What is left is one CPU, for which encoders and tasks, or shards without a place, all wait."""
+    file, run = write_config(tmp_path, pool)
+    with head.cluster(environment(), cpus=1) as there:
+        nodes = [there.add(cpus=1) for _ in range(2)]
+        with driving(there.environment, file, run) as driver:
+            driver.until(stage, 0, 0)
+            while stage == "embed" and not run.list("embeddings"):
+                assert not driver.is_over(), driver.said
+                time.sleep(0.02)
+            for node in nodes:
+                node.kill()
+            driver.wait()
+    assert results(run) == undisturbed.rows
+
+
 @pytest.mark.parametrize("seed", seeds("head", 1, 5))
 def test_the_head_is_killed(pool, undisturbed, survived, tmp_path, seed):
     def play(seconds, folder):

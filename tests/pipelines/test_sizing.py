@@ -176,6 +176,14 @@ def test_a_task_fits_beside_the_cpu_actors_that_are_always_there(cpus, fewest, m
     assert size.cpus * size.first + size.task_cpus <= cpus + 1e-9
 
 
+@given(cpus, st.integers(1, 64).map(float), st.integers(1, 5))
+def test_an_encoder_and_a_task_fit_on_the_machine_that_may_be_all_that_is_left(small, large, machines):
+    there = cluster(Kind(small, 0.0, 1, 1), Kind(small + large, 0.0, machines, machines), elastic=False)
+    size = sizing(asked_for({"num_gpus": 0}), there, 10_000, MANY)
+    assert 0 < size.cpus <= small - size.task_cpus
+    assert small > 1 or 2 * size.cpus > small
+
+
 @given(cpus, cpus, st.integers(1, 40))
 def test_cpu_actors_to_begin_with_fit_what_is_there(there, coming, fewest):
     config = asked_for({"num_gpus": 0, "actors": [fewest, 40]})
@@ -186,6 +194,6 @@ def test_cpu_actors_to_begin_with_fit_what_is_there(there, coming, fewest):
 def test_an_encoder_fits_beside_a_task_on_the_only_cpu():
     there = cluster(Kind(1.0, 0.0, 1, 1), elastic=False)
     size = sizing(asked_for({"num_gpus": 0}), there, 10, 10)
-    assert (task_cpus(there), size.cpus, size.most) == (0.5, 0.5, 1)
+    assert (task_cpus(there), size.task_cpus, size.cpus, size.most) == (0.5, 0.4, 0.6, 1)
     assert task_cpus(cluster(Kind(1.0, 0.0, 1, 1), GPU_TYPE)) == 1.0
     assert task_cpus(cluster(GPU_TYPE)) == 1.0
