@@ -54,9 +54,15 @@ def table(rows):
             lines.append(f"| {name} | | not played for this table | | |")
         for outcome, test in dict.fromkeys((row["outcome"], row["test"]) for row in mine):
             same = [row for row in mine if (row["outcome"], row["test"]) == (outcome, test)]
-            seeds = "; ".join(row["seed"] for row in same)
+            seeds = "; ".join(sorted((row["seed"] for row in same), key=_number))
             lines.append(f"| {name} | {seeds} | {outcome} | {_seconds(same)} | `{test}` |")
     return "\n".join(lines)
+
+
+def _number(seed):
+    """The number with which a seed is told; stages, which have none, stay in their order."""
+    first = seed.partition(":")[0]
+    return int(first) if first.isdigit() else -1
 
 
 def _seconds(rows):
