@@ -14,7 +14,7 @@ from . import head
 from .conftest import ROOT, environment
 from .curations import curate, driving, pictures, results, write_config
 from .table import FAULTS
-from .test_kills import kill_worker
+from .test_kills import WORKERS, kill_worker
 from .test_orphans import RAY_DATA
 
 MANY = {"n_clusters": [100, 10], "resample": {"steps": 3}}
@@ -55,7 +55,7 @@ def test_kills_and_an_interrupt_change_no_row_and_leave_nothing(ray_cluster, tmp
     file, run = write_config(tmp_path / "killed", pool, cluster=MANY, sample={"size": 100})
     with driving(session.environment, file, run) as driver:
         for fault in ("encoder", "point shard", "centroid shard"):
-            kill_worker(driver, session, fault, 0, took)
+            kill_worker(driver, session, fault, 0, took[WORKERS[fault][0]])
         driver.until("export", 0, 0)
         driver.process.send_signal(signal.SIGINT)
         said = driver.wait(130, timeout=60)
