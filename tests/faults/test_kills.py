@@ -1,6 +1,7 @@
 """Processes and machines that die at any moment: the rows are those of a run in which none did."""
 
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -94,19 +95,24 @@ def test_the_driver_is_killed(cluster, pool, undisturbed, survived, tmp_path, se
     )
 
 
+@contextmanager
+def machines():
+    """A head that has one CPU, and two nodes with as much."""
+    with head.cluster(environment(), cpus=1) as there:
+        yield there, [there.add(cpus=1) for _ in range(2)]
+
+
 def lost(fault, count, seed, pool, undisturbed, survived, folder):
-    """A run on a head that has one CPU and two nodes with as much, of which some die at once."""
+    """A run on three machines, of which some die at once."""
 
     def play(seconds, folder):
         file, run = write_config(folder, pool)
-        with head.cluster(environment(), cpus=1) as there:
-            nodes = [there.add(cpus=1) for _ in range(2)]
-            with driving(there.environment, file, run) as driver:
-                driver.last(when(fault, seed) * seconds)
-                for node in nodes[seed % 2 :][:count] if count == 1 else nodes:
-                    node.kill()
-                driver.wait()
-                return run, time.monotonic() - driver.began
+        with machines() as (there, nodes), driving(there.environment, file, run) as driver:
+            driver.last(when(fault, seed) * seconds)
+            for node in nodes[seed % 2 :][:count] if count == 1 else nodes:
+                node.kill()
+            driver.wait()
+            return run, time.monotonic() - driver.began
 
     run, took = in_time(play, undisturbed.seconds, folder)
     assert results(run) == undisturbed.rows
@@ -130,16 +136,14 @@ def test_two_nodes_are_killed_at_once(pool, undisturbed, survived, tmp_path, see
 def test_two_nodes_are_killed_as_a_stage_begins_to_work(pool, undisturbed, tmp_path, stage):
     """What is left is one CPU, for which encoders and tasks, or shards without a place, all wait."""
     file, run = write_config(tmp_path, pool)
-    with head.cluster(environment(), cpus=1) as there:
-        nodes = [there.add(cpus=1) for _ in range(2)]
-        with driving(there.environment, file, run) as driver:
-            driver.until(stage, 0, 0)
-            while stage == "embed" and not run.list("embeddings"):
-                assert not driver.is_over(), driver.said
-                time.sleep(0.02)
-            for node in nodes:
-                node.kill()
-            driver.wait()
+    with machines() as (there, nodes), driving(there.environment, file, run) as driver:
+        driver.until(stage, 0, 0)
+        while stage == "embed" and not run.list("embeddings"):
+            assert not driver.is_over(), driver.said
+            time.sleep(0.02)
+        for node in nodes:
+            node.kill()
+        driver.wait()
     assert results(run) == undisturbed.rows
 
 
