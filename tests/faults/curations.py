@@ -170,6 +170,7 @@ class Driver:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if self.is_over():
+                self.wait()  # one that failed is no reason to play again
                 raise OverError(time.monotonic() - self.began)
             time.sleep(0.02)
 
@@ -185,6 +186,7 @@ class Driver:
         start, finish = self.stage(name)
         if finish is not None:
             raise OverError(finish - start)
+        assert not self.is_over(), self.said
 
 
 @contextmanager
