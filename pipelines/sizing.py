@@ -17,6 +17,7 @@ SAMPLES_WORTH_AN_ACTOR = 50_000
 """Fewer are encoded before a machine that is not there yet has come, which takes minutes."""
 
 _ROUNDING = 1e-9
+_FINEST = 10_000  # Ray counts in parts of a CPU as small as this
 
 
 @dataclass(frozen=True)
@@ -104,18 +105,40 @@ def _on_gpus(config: Config, there: Resources, parts: int, samples: int) -> Sizi
 
 
 def _on_cpus(config: Config, there: Resources, parts: int, samples: int) -> Sizing:
-    """As many as Ray Data finds worth it, one CPU left to the tasks; its own request brings more machines.
+    """As many as Ray Data finds worth it; its own request brings more machines.
 
     No more are begun with than fit, since actors that come to a machine first would leave no task a place.
-    Also on the smallest machine both fit, and if it has one CPU no second actor instead of the task: it may
-    be all that is left of several, and what actors wait for is made by tasks.
     """
     total = there.most_cpus or 2.0
-    least = min([total, *(kind.cpus for kind in there.kinds if kind.cpus >= 1)])
-    task = 0.4 if least <= 1 else 1.0
+    machines = [kind for kind in there.kinds if kind.cpus >= 1] or [Kind(total, 0.0, 1, 1)]
+    now, ever = [(kind.cpus, kind.there) for kind in machines], [(kind.cpus, kind.most) for kind in machines]
     fewest, most = (1, max(1, int(total - 1))) if config.encoder.actors == "auto" else config.encoder.actors
     fewest, most = min(fewest, parts), min(most, parts)
-    cpus = min(1.0, least - task, (total - task) / fewest)
-    fitting = max(1, int((there.cpus - task) / cpus + _ROUNDING))
+    sharing = 2 if min(total, *(kind.cpus for kind in machines)) <= 1 else 1
+    while _room(sharing, ever, total) < fewest:
+        sharing += 1
+    if config.encoder.actors == "auto":
+        most = min(most, _room(sharing, ever, total))
+    fitting = max(1, _room(sharing, now, there.cpus))
     fewest = min(fewest, fitting)
-    return Sizing(fewest, fewest, most, fitting, cpus, 0.0, task)
+    encoder, task = _shares(sharing, max(kind.cpus for kind in machines))
+    return Sizing(fewest, fewest, most, fitting, encoder, 0.0, task)
+
+
+def _shares(sharing: int, cpus: float) -> tuple[float, float]:
+    """CPUs of an encoder and of a task, if ``sharing`` of them share a CPU of machines of up to ``cpus``.
+
+    Ray places actors that begin again, after a machine was lost, wherever they fit, and what they wait for is
+    made by tasks. So however many come to a machine, a task has a place beside them: an encoder takes a
+    little more than its share, so that the last one does not fit, and a task less than what that one leaves.
+    (Of more than three a CPU, on large machines, the little more is less than Ray can count.)
+    """
+    encoder = (1 + 0.1 / max(1.0, sharing * cpus - 1)) / sharing
+    return int(encoder * _FINEST) / _FINEST, 0.9 / sharing
+
+
+def _room(sharing: int, machines: list[tuple[float, int]], cpus: float) -> int:
+    """Encoders for which machines, of so many CPUs each and so many of them, have room, under a limit."""
+    encoder, task = _shares(sharing, max(each for each, _ in machines))
+    room = sum(count * int((each - task) / encoder + _ROUNDING) for each, count in machines)
+    return min(room, int((cpus - task) / encoder + _ROUNDING))
