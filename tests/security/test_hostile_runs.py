@@ -246,6 +246,23 @@ EVIL = [
 ]
 
 
+def test_what_begins_like_a_formula_is_in_no_file_that_a_spreadsheet_opens(evenset, write_config, tmp_path):
+    formulas = [f"{sign}cmd|' /C calc'!A{i}" for i in range(5) for sign in "=+-@\t"]
+    vectors = np.random.default_rng(0).normal(size=(len(formulas), 8)).astype(np.float32)
+    pq.write_table(pa.table({"embedding": list(vectors), "name": formulas}), tmp_path / "pool.parquet")
+    config = write_config(
+        tmp_path / "pool.parquet",
+        source={"format": "embeddings", "id_column": "name"},
+        cluster={"n_clusters": [4]},
+        sample={"size": len(formulas)},
+    )
+    assert evenset("run", config).code == 0
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {path.suffix for path in written}.isdisjoint({".csv", ".tsv", ".tab", ".xls", ".xlsx", ".ods"})
+    [ids] = [path for path in written if path.name == "ids.txt"]
+    assert sorted(ids.read_text().splitlines()) == sorted(formulas)  # as they are, to be found again
+
+
 def test_files_are_exported_into_their_folder_and_nowhere_else(evenset, write_config, tmp_path):
     random = np.random.default_rng(0)
     pictures = [png(random.integers(0, 255, (9, 9, 3), dtype=np.uint8)) for _ in range(30)]
