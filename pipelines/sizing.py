@@ -110,15 +110,15 @@ def _on_cpus(config: Config, there: Resources, parts: int, samples: int) -> Sizi
     No more are begun with than fit, since actors that come to a machine first would leave no task a place.
     """
     total = there.most_cpus or 2.0
-    machines = [kind for kind in there.kinds if kind.cpus >= 1] or [Kind(total, 0.0, 1, 1)]
+    machines = [kind for kind in there.kinds if kind.cpus >= 1 and kind.most] or [Kind(total, 0.0, 1, 1)]
     now, ever = [(kind.cpus, kind.there) for kind in machines], [(kind.cpus, kind.most) for kind in machines]
     fewest, most = (1, max(1, int(total - 1))) if config.encoder.actors == "auto" else config.encoder.actors
     fewest, most = min(fewest, parts), min(most, parts)
     sharing = 2 if min(total, *(kind.cpus for kind in machines)) <= 1 else 1
-    while _room(sharing, ever, total) < fewest:
+    while (room := _room(sharing, ever, total)) < fewest:
         sharing += 1
     if config.encoder.actors == "auto":
-        most = min(most, _room(sharing, ever, total))
+        most = min(most, room)
     fitting = max(1, _room(sharing, now, there.cpus))
     fewest = min(fewest, fitting)
     encoder, task = _shares(sharing, max(kind.cpus for kind in machines))

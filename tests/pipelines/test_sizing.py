@@ -198,6 +198,11 @@ def test_encoders_and_a_task_take_all_cpus_of_machines_that_are_alike(cpus, mach
     assert (size.most, size.fitting) == (machines * (cpus - 1), machines * (cpus - 1))
 
 
+def test_machines_of_which_there_may_be_none_are_not_counted_on():
+    size = sizing(asked_for({"num_gpus": 0}), cluster(Kind(16.0, 0.0, 0, 0)), 10_000, MANY)
+    assert (size.first, size.most, size.cpus) == (1, 1, 1.1)
+
+
 @given(cpus, cpus, st.integers(1, 40))
 def test_cpu_actors_to_begin_with_fit_what_is_there(there, coming, fewest):
     config = asked_for({"num_gpus": 0, "actors": [fewest, 40]})
