@@ -28,7 +28,7 @@ from curation.workers import Handle, Workers, slice_edges
 
 _CHEAP = 0.02  # of the time: what saving may take, if it is to be done more often than it was asked for
 _SOON = 5.0  # seconds of a fit that may be lost in any case
-FORMAT = 1
+FORMAT = 2
 HEADER = "header.json"
 
 
@@ -44,7 +44,6 @@ class Standing:
         objective: Before the last update, in units of 2^-48; None before the first.
         dissolved: Clusters (k,) whose centroid went elsewhere at the end of the last iteration.
         moved: How many were.
-        swapped: Of the last iteration that swapped.
         swapping: Whether iterations swap at all.
         sure: Whether the next iteration has points look further off.
         few: Whether every iteration scans all centroids.
@@ -57,7 +56,6 @@ class Standing:
     objective: int | None = None
     dissolved: NDArray[np.bool_] | None = None
     moved: int = 0
-    swapped: int = 0
     swapping: bool = True
     sure: bool = False
     few: bool = False
