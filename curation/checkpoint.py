@@ -44,6 +44,7 @@ class Standing:
         objective: Before the last update, in units of 2^-48; None before the first.
         dissolved: Clusters (k,) whose centroid went elsewhere at the end of the last iteration.
         moved: How many were.
+        swapped: Of the last iteration that swapped.
         swapping: Whether iterations swap at all.
         sure: Whether the next iteration has points look further off.
         few: Whether every iteration scans all centroids.
@@ -56,6 +57,7 @@ class Standing:
     objective: int | None = None
     dissolved: NDArray[np.bool_] | None = None
     moved: int = 0
+    swapped: int = 0
     swapping: bool = True
     sure: bool = False
     few: bool = False

@@ -35,12 +35,10 @@ if TYPE_CHECKING:
 
 _SMALL = 2**24  # coordinates of a view up to which few seeds are found one by one,
 _LITTLE = 2**31  # and twice as many up to so many coordinates times seeds
-_SPARSE = 32  # points a cluster below which the start looks along all dimensions
+_SPARSE = 32  # points a cluster below which the start looks along all dimensions, and swaps at few clusters
 _SHARE = 0.25  # of all centroids: candidates that are more do not pay
 _HINTS = (2, 4, 8)  # iterations that begin with a scan of the sketch
 _CALM = 500  # swaps end when fewer than one in so many clusters was swapped
-_WIDE = 4  # swaps look at the widest cluster in so many, and at the cheapest,
-_FEWEST = 16  # and at so many at least: the widest are not always those that gain most
 _BRISK = 3  # iterations of a fit that only passes points on, all with swaps, before its last one
 
 
@@ -103,7 +101,7 @@ class _Fast(Descent):
         self.candidates: Handle | None = None
         if not self.taken_up():
             found = self._begin(n_clusters)
-            self.at = replace(self.at, found=found, few=n_clusters <= FEW)
+            self.at = replace(self.at, found=found, swapped=n_clusters, few=n_clusters <= FEW)
         if self.plan.passing:
             return self._pass()
         while self.at.n_iter < self.plan.max_iter:
@@ -115,7 +113,8 @@ class _Fast(Descent):
             news = self.step(partial(self._iterate, number, far, swaps))
             gained = self.gained(news)
             if swaps:
-                self.at.swapping = self.at.moved * _CALM >= self.at.found
+                self.at.swapped = self.at.moved
+                self.at.swapping = self.at.swapped * _CALM >= self.at.found
                 continue
             scanned = far or self.at.few
             if scanned and not trial and not (gained and any(part.moved for part in news)):
@@ -131,6 +130,8 @@ class _Fast(Descent):
             number = self.at.n_iter + 1
             swaps = number < most and self.at.found > 1
             self.gained(self.step(partial(self._iterate, number, False, swaps)))
+            if swaps:
+                self.at.swapped = self.at.moved
         return Fit(self.at.slices, self.at.found, self.at.n_iter)
 
     def _begin(self, n_clusters: int) -> int:
@@ -180,7 +181,7 @@ class _Fast(Descent):
                     self.at.slices,
                     news,
                     (*self.view.place, number),
-                    max(_FEWEST, sum(len(part.counts) for part in news) // _WIDE),
+                    self._swappable(),
                     self.candidates,
                     unit_norm=self.plan.distance == "cosine",
                 )
@@ -190,6 +191,17 @@ class _Fast(Descent):
             self.at = before  # an attempt that failed leaves no trace
             raise
         return news
+
+    def _swappable(self) -> int:
+        """Clusters that swaps look at, the widest and the cheapest: a wide one may gain little, so a quarter.
+
+        With few points in each, the last swaps lower the objective by ever smaller clusters, and a set drawn
+        from them is less even; there they end sooner, with few to look at.
+        """
+        most = self.at.found // 4
+        if self.view.count < _SPARSE * self.at.found:
+            most = min(most, 4 * self.at.swapped)
+        return max(16, most)
 
     def _assigned(self, far: bool, swaps: bool) -> list[list[Handle]]:
         """Assigns the points by what pays: all centroids, those nearby, or (`far`) by way of the sketch."""

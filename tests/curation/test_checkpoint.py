@@ -200,7 +200,7 @@ def test_all_that_a_fit_stands_for_comes_back(blocks, slices):
     own = [Labels(first[:20], second[:20]), Labels(first[20:], second[20:])]
     centroids = generator.standard_normal((7, 3)).astype(np.float32)
     gone = generator.random(7) < 0.5
-    numbers = {"found": 7, "n_iter": 11, "objective": 2**70 + 1, "moved": 3}
+    numbers = {"found": 7, "n_iter": 11, "objective": 2**70 + 1, "moved": 3, "swapped": 5}
     numbers |= {"swapping": False, "sure": True, "few": True}
     standing = Standing(slices=[centroids[:4], centroids[4:]], own=own, dissolved=gone, **numbers)
     Checkpoint(files, "kept", {}, 0).save(standing, (1, 2, 0), workers(2, 2))
