@@ -28,7 +28,7 @@ from curation.workers import Handle, Workers, slice_edges
 
 _CHEAP = 0.02  # of the time: what saving may take, if it is to be done more often than it was asked for
 _SOON = 5.0  # seconds of a fit that may be lost in any case
-FORMAT = 2
+FORMAT = 3
 HEADER = "header.json"
 
 

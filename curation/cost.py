@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from curation.descent import Plan
     from curation.recipe import Recipe
 
-ITERATIONS = 24
+ITERATIONS = 30
 """Of a fit until it gains less than its tolerance; without one it goes on to the most it may make."""
 LLOYD_ITERATIONS = 25
 """The same where every iteration scans all centroids."""
@@ -43,7 +43,7 @@ SMALL, LITTLE = 2**24, 2**31
 SKETCH = 48
 """Dimensions of the sketch, as in `curation.sketch`; there is one where points have `SKETCHED` as many."""
 SKETCHED = 3
-FAR_SCANS = 4
+FAR_SCANS = 6
 """Scans of all centroids in the sketch during a fit: those of its hints, and the last."""
 UPDATES = 3.0
 """Time of an update with its swaps over that of adding up the rows of each cluster."""

@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
 _SMALL = 2**24  # coordinates of a view up to which few seeds are found one by one,
 _LITTLE = 2**31  # and twice as many up to so many coordinates times seeds
-_SPARSE = 32  # points a cluster below which the start looks along all dimensions, and swaps at few clusters
+_SPARSE = 32  # points a cluster below which the start looks along all dimensions, and swaps are few
 _SHARE = 0.25  # of all centroids: candidates that are more do not pay
 _HINTS = (2, 4, 8)  # iterations that begin with a scan of the sketch
-_CALM = 500  # swaps end when fewer than one in so many clusters was swapped
+_CALM = 500  # swaps end when fewer than one in so many clusters was swapped,
+_DENSE_CALM = 200  # or in so many where clusters have many points
+_BOLD = 0.7  # of what a swap seems to lose must be gained there: once all have moved, it has lost less
 _BRISK = 3  # iterations of a fit that only passes points on, all with swaps, before its last one
 
 
@@ -107,14 +109,15 @@ class _Fast(Descent):
         while self.at.n_iter < self.plan.max_iter:
             self.saved()
             at, number = self.at, self.at.n_iter + 1
-            swaps = at.swapping and number % 2 == 1 and number < self.plan.max_iter - 3 and at.found > 1
+            swaps = at.swapping and number % 2 == 1 and number <= self._swapped_to() and at.found > 1
             far = not swaps and (at.sure or number in _HINTS)
             trial = at.moved > 0  # the objective may rise where swaps meet, to fall again
             news = self.step(partial(self._iterate, number, far, swaps))
             gained = self.gained(news)
             if swaps:
                 self.at.swapped = self.at.moved
-                self.at.swapping = self.at.swapped * _CALM >= self.at.found
+                calm = _DENSE_CALM if self._is_dense() else _CALM
+                self.at.swapping = self.at.swapped * calm >= self.at.found
                 continue
             scanned = far or self.at.few
             if scanned and not trial and not (gained and any(part.moved for part in news)):
@@ -183,6 +186,7 @@ class _Fast(Descent):
                     (*self.view.place, number),
                     self._swappable(),
                     self.candidates,
+                    share=_BOLD if self._is_dense() and not self.plan.passing else 1.0,
                     unit_norm=self.plan.distance == "cosine",
                 )
                 self.at.slices, self.at.dissolved = swapped.slices, swapped.dissolved
@@ -199,9 +203,17 @@ class _Fast(Descent):
         from them is less even; there they end sooner, with few to look at.
         """
         most = self.at.found // 4
-        if self.view.count < _SPARSE * self.at.found:
+        if not self._is_dense():
             most = min(most, 4 * self.at.swapped)
         return max(16, most)
+
+    def _swapped_to(self) -> int:
+        """The last iteration that may swap: the rest of them, half or the last few, let all come to rest."""
+        return min(self.plan.max_iter // 2, self.plan.max_iter - 4)
+
+    def _is_dense(self) -> bool:
+        """Whether clusters have many points."""
+        return self.view.count >= _SPARSE * self.at.found
 
     def _assigned(self, far: bool, swaps: bool) -> list[list[Handle]]:
         """Assigns the points by what pays: all centroids, those nearby, or (`far`) by way of the sketch."""

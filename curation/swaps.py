@@ -4,7 +4,8 @@ The clusters with the largest spread are divided in two by a few rounds of 2-mea
 how much a second centroid would gain there; those that are cheapest to dissolve, their points going
 to the second nearest centroid, give theirs up as long as the gain exceeds the loss. An empty cluster
 costs nothing to dissolve. Of two centroids that are each other's nearest only one may leave: either is
-cheap because the other stays. After Muhr and Granitzer (2009) and others: split-and-merge k-means.
+cheap because the other stays. What is lost is told as if nothing moved afterwards, so a fit that goes on
+for long may ask for less gain than that. After Muhr and Granitzer (2009) and others: split-and-merge k-means.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def swap(
     most: int,
     candidates: Handle | None,
     *,
+    share: float,
     unit_norm: bool,
 ) -> Swapped:
     """Divides up to `most` clusters at the cost of as many others.
@@ -66,13 +68,15 @@ def swap(
         place: Salt of the pivots' draws: seed, level, step, iteration.
         most: Clusters to look at on either side.
         candidates: Among which centroids the nearest to another is looked for; None: among all.
+        share: Of the loss, that a gain has to exceed.
         unit_norm: Spherical k-means.
     """
     counts, spread, loss = (np.concatenate([np.asarray(news[i]) for news in told]) for i in (2, 3, 4))
     k = len(counts)
     cheap = np.argsort(loss, kind="stable")[:most]
+    price = loss * share
     wide = np.argsort(-spread, kind="stable")[:most]
-    wide = wide[(counts[wide] > 1) & (spread[wide] > loss[cheap[0]])]
+    wide = wide[(counts[wide] > 1) & (spread[wide] > price[cheap[0]])]
     if not len(wide):
         return Swapped(slices, None, 0)
     salt = int(chance.salt(place[0], chance.Purpose.PIVOT, *place[1:]))
@@ -81,7 +85,7 @@ def swap(
     )
     near = workers.get([workers.slice(0, "nearest_others", cheap, candidates, *slices)])[0]
     near = np.where(counts[cheap] > 0, near, np.int32(-1))  # an empty cluster leaves nobody behind
-    pairs = _matched(wide, gains * SPREAD_UNIT, cheap, loss, near)
+    pairs = _matched(wide, gains * SPREAD_UNIT, cheap, price, near)
     if not len(pairs):
         return Swapped(slices, None, 0)
     dissolved = np.zeros(k, bool)
@@ -119,7 +123,7 @@ def _matched(
     wide: NDArray[np.int64],
     gains: NDArray[np.float64],
     cheap: NDArray[np.int64],
-    loss: NDArray[np.int64],
+    loss: NDArray[np.float64],
     near: NDArray[np.int32],
 ) -> NDArray[np.int64]:
     """Pairs (p, 2) of a place in `wide` and a cluster to dissolve for it: largest gain, smallest loss.

@@ -23,7 +23,7 @@ def objective(rows, centroids):
     return exact.squared_distances(rows, centroids, None, two_nearest(rows, centroids)[0]).sum()
 
 
-def swapped(rows, centroids, most, parts=1, slices=1, *, unit_norm=False):
+def swapped(rows, centroids, most, parts=1, slices=1, *, share=1.0, unit_norm=False):
     """The centroids after an iteration, and what a round of swaps makes of them."""
     workers = workers_of(rows, parts, slices)
     told = workers.points(
@@ -44,6 +44,7 @@ def swapped(rows, centroids, most, parts=1, slices=1, *, unit_norm=False):
         (0, 1, 0, 1),
         most,
         None,
+        share=share,
         unit_norm=unit_norm,
     )
     return np.concatenate(moved), done, np.concatenate(done.slices)
@@ -98,6 +99,15 @@ def test_one_is_dissolved_only_while_its_nearest_stays():
         assert len(np.unique(np.r_[divided, gone])) == 2 * len(pairs)
         assert not np.isin(heirs, gone).any()
         assert (gains[divided] > loss[gone]).all()
+
+
+def test_who_asks_for_less_than_the_loss_swaps_more_and_loses_little_at_first():
+    rows = POOLS["noise"](0)
+    centroids = rows[np.random.default_rng(0).choice(3000, 60, replace=False)]
+    moved, careful, _ = swapped(rows, centroids, 30)
+    _, bold, after = swapped(rows, centroids, 30, share=0.5)
+    assert bold.count > careful.count
+    assert objective(rows, after) < 1.01 * objective(rows, moved)
 
 
 def test_empty_clusters_are_filled():
