@@ -101,6 +101,7 @@ class _Fast(Descent):
     def run(self, n_clusters: int) -> Fit:
         self.directions = None if n_clusters <= FEW else self.view.directions
         self.candidates: Handle | None = None
+        self.count = self.workers.attempt(self._weighty, lambda: None)
         if not self.taken_up():
             found = self._begin(n_clusters)
             self.at = replace(self.at, found=found, swapped=n_clusters, few=n_clusters <= FEW)
@@ -137,9 +138,13 @@ class _Fast(Descent):
                 self.at.swapped = self.at.moved
         return Fit(self.at.slices, self.at.found, self.at.n_iter)
 
+    def _weighty(self) -> int:
+        """Number of points that have any weight: the others decide nothing."""
+        return sum(self.workers.get(self.workers.points("count_weighty", self.view.name)))
+
     def _begin(self, n_clusters: int) -> int:
         # what sets points of one cluster apart is not in the sketch: with few of them it is missed
-        rough = self.plan.passing or self.view.count >= _SPARSE * n_clusters
+        rough = self.plan.passing or self.count >= _SPARSE * n_clusters
         directions = self.directions if rough else None
         if self.plan.init == "k-means++" or self._is_small(n_clusters):
             found = self.seeded(n_clusters)
@@ -166,7 +171,7 @@ class _Fast(Descent):
     def _is_small(self, n_clusters: int) -> bool:
         """Whether greedy k-means++, which finds better seeds one by one, costs little."""
         dimensions = int(self.workers.get(self.workers.points("dimensions")[:1])[0])
-        size = self.view.count * dimensions
+        size = self.count * dimensions
         if n_clusters > FEW:
             return n_clusters <= 2 * FEW and size * n_clusters <= _LITTLE
         return size <= _SMALL
@@ -213,7 +218,7 @@ class _Fast(Descent):
 
     def _is_dense(self) -> bool:
         """Whether clusters have many points."""
-        return self.view.count >= _SPARSE * self.at.found
+        return self.count >= _SPARSE * self.at.found
 
     def _assigned(self, far: bool, swaps: bool) -> list[list[Handle]]:
         """Assigns the points by what pays: all centroids, those nearby, or (`far`) by way of the sketch."""
