@@ -36,6 +36,14 @@ Drawn = tuple[NDArray[np.uint64], NDArray[np.float64]]
 """Keys (m, 2) and squared distances D (m,) of drawn points."""
 
 
+def weighty(workers: Workers, view: str) -> int:
+    """Number of points of a view that have any weight: the others decide nothing."""
+    found: int = workers.attempt(
+        lambda: sum(workers.get(workers.points("count_weighty", view))), lambda: None
+    )
+    return found
+
+
 def start(
     workers: Workers,
     view: str,
@@ -58,7 +66,7 @@ def start(
         The labels, a handle a block, and the number of seeds: fewer than wanted where there are fewer
         distinct points (or, along directions, points that these tell apart).
     """
-    count = workers.attempt(lambda: sum(workers.get(workers.points("count_weighty", view))), lambda: None)
+    count = weighty(workers, view)
     own: list[Handle] | None = None
     found = empty = batch = 0
     while found < n_clusters and empty < 2:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import sketch
+from curation.batches import weighty
 from curation.candidates import Lists
 from curation.chance import Purpose, salt, smallest
 from curation.descent import FEW, Descent, Fit, Plan, View, Watcher
@@ -101,7 +102,7 @@ class _Fast(Descent):
     def run(self, n_clusters: int) -> Fit:
         self.directions = None if n_clusters <= FEW else self.view.directions
         self.candidates: Handle | None = None
-        self.count = self.workers.attempt(self._weighty, lambda: None)
+        self.count = weighty(self.workers, self.view.name)
         if not self.taken_up():
             found = self._begin(n_clusters)
             self.at = replace(self.at, found=found, swapped=n_clusters, few=n_clusters <= FEW)
@@ -116,8 +117,7 @@ class _Fast(Descent):
             news = self.step(partial(self._iterate, number, far, swaps))
             gained = self.gained(news)
             if swaps:
-                self.at.swapped = self.at.moved
-                calm = _DENSE_CALM if self._is_dense() else _CALM
+                calm = _DENSE_CALM if self._is_dense(at.found) else _CALM
                 self.at.swapping = self.at.swapped * calm >= self.at.found
                 continue
             scanned = far or self.at.few
@@ -134,17 +134,11 @@ class _Fast(Descent):
             number = self.at.n_iter + 1
             swaps = number < most and self.at.found > 1
             self.gained(self.step(partial(self._iterate, number, False, swaps)))
-            if swaps:
-                self.at.swapped = self.at.moved
         return Fit(self.at.slices, self.at.found, self.at.n_iter)
-
-    def _weighty(self) -> int:
-        """Number of points that have any weight: the others decide nothing."""
-        return sum(self.workers.get(self.workers.points("count_weighty", self.view.name)))
 
     def _begin(self, n_clusters: int) -> int:
         # what sets points of one cluster apart is not in the sketch: with few of them it is missed
-        rough = self.plan.passing or self.count >= _SPARSE * n_clusters
+        rough = self.plan.passing or self._is_dense(n_clusters)
         directions = self.directions if rough else None
         if self.plan.init == "k-means++" or self._is_small(n_clusters):
             found = self.seeded(n_clusters)
@@ -191,11 +185,11 @@ class _Fast(Descent):
                     (*self.view.place, number),
                     self._swappable(),
                     self.candidates,
-                    share=_BOLD if self._is_dense() and not self.plan.passing else 1.0,
+                    share=_BOLD if self._is_dense(self.at.found) and not self.plan.passing else 1.0,
                     unit_norm=self.plan.distance == "cosine",
                 )
                 self.at.slices, self.at.dissolved = swapped.slices, swapped.dissolved
-                self.at.moved = swapped.count
+                self.at.moved = self.at.swapped = swapped.count
         except BaseException:
             self.at = before  # an attempt that failed leaves no trace
             raise
@@ -208,7 +202,7 @@ class _Fast(Descent):
         from them is less even; there they end sooner, with few to look at.
         """
         most = self.at.found // 4
-        if not self._is_dense():
+        if not self._is_dense(self.at.found):
             most = min(most, 4 * self.at.swapped)
         return max(16, most)
 
@@ -216,9 +210,9 @@ class _Fast(Descent):
         """The last iteration that may swap: the rest of them, half or the last few, let all come to rest."""
         return min(self.plan.max_iter // 2, self.plan.max_iter - 4)
 
-    def _is_dense(self) -> bool:
-        """Whether clusters have many points."""
-        return self.count >= _SPARSE * self.at.found
+    def _is_dense(self, n_clusters: int) -> bool:
+        """Whether so many clusters have many points each."""
+        return self.count >= _SPARSE * n_clusters
 
     def _assigned(self, far: bool, swaps: bool) -> list[list[Handle]]:
         """Assigns the points by what pays: all centroids, those nearby, or (`far`) by way of the sketch."""
