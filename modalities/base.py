@@ -80,8 +80,11 @@ class Source(ABC):
     kept: Mapping[str, pa.DataType] = MappingProxyType({})
 
     @abstractmethod
-    def parts(self, mapper: Mapper = threads) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> Sequence[Part]:
         """List the pool in its canonical order, which does not depend on who asks.
+
+        Of a pool of many parts they are best a `modalities.packed.Packed`, which holds few of them as
+        objects.
 
         Args:
             mapper: looks into files, where that is needed to know what is in them.

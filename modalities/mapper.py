@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from multiprocessing.pool import ThreadPool
 from typing import Protocol, TypeVar
 
@@ -26,10 +28,20 @@ class Mapper(Protocol):
         """
 
 
-def threads(look: Callable[[T], R], items: Sequence[T], size: int = 0) -> Iterator[R]:
-    """Look into `AT_ONCE` items at a time in this process; who stops waits for none of them."""
-    if len(items) < 2:
-        yield from map(look, items)
+def threads(look: Callable[[T], R], items: Iterable[T], size: int = 0) -> Iterator[R]:
+    """Look into `AT_ONCE` items at a time in this process; who stops waits for none of them.
+
+    Items are taken as they are needed, with as many again to wait for their turn.
+    """
+    rest = iter(items)
+    first = list(islice(rest, 2 * AT_ONCE))
+    if len(first) < 2:
+        yield from map(look, first)
         return
-    with ThreadPool(min(AT_ONCE, len(items))) as pool:  # of daemons, so that Ctrl-C ends it at once
-        yield from pool.imap(look, items)
+    with ThreadPool(min(AT_ONCE, len(first))) as pool:  # of daemons, so that Ctrl-C ends it at once
+        waiting = deque(pool.apply_async(look, (item,)) for item in first)
+        for item in rest:
+            yield waiting.popleft().get()
+            waiting.append(pool.apply_async(look, (item,)))
+        while waiting:
+            yield waiting.popleft().get()

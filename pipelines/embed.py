@@ -7,15 +7,17 @@ comes back to the driver are counts. A part is done when its file is there, so a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.data import Dataset
 
-from modalities.base import FittedModality, Part
+from modalities.base import FittedModality
 from modalities.encoders.base import Encoder, FittedEncoder
 from modalities.sources.embeddings import EmbeddingsSource
 from pipelines import centring, encode, fitting, rescue, stream, written
@@ -28,7 +30,7 @@ from pipelines.groups import groups
 from pipelines.limits import Judge, check_lost, check_rejects, parts_told
 from pipelines.lone import Work
 from pipelines.manifest import digest
-from pipelines.pool import Pool, open_pool, samples_of
+from pipelines.pool import Pool, open_pool
 from pipelines.progress import Progress
 from pipelines.resources import resources
 from pipelines.settle import build
@@ -62,9 +64,9 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     pool = pool or open_pool(config)
     counts: dict[str, Any] = {"samples": pool.size, "parts": len(pool.parts)}
     done = {part_index(rel) for rel in store.list(encode.EMBEDDINGS)}  # one too few is read again
-    there = sum(samples_of(part) for part in pool.parts if part.index in done)
+    todo = pool.left(done)
+    there = pool.size - int(pool.samples[todo].sum())
     progress.start("embed", pool.size, "samples", done=there)
-    todo = [part for part in pool.parts if part.index not in done]
     counts |= _embed_parts(config, store, progress, pool, todo)
     progress.finish()
     tally = _recount(store, pool)
@@ -78,7 +80,7 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
         )
         progress.say(f"embed: {note}")
         counts |= {"truncated": tally.truncated, "notes": [note]}
-    names = [part_name(encode.EMBEDDINGS, part.index) for part in pool.parts]
+    names = [part_name(encode.EMBEDDINGS, index) for index in range(len(pool.parts))]
     duplicate = find_duplicate(store, names, tally.embedded)
     if duplicate:
         name, uris = duplicate
@@ -93,7 +95,7 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
         "dimensions": store.dimensions(names[0]),
         "digest": digest(tally.digests),
         "files": {
-            encode.EMBEDDINGS: written.runs(part.index for part in pool.parts),
+            encode.EMBEDDINGS: written.runs(range(len(pool.parts))),
             encode.REJECTED: written.runs(tally.spoiled),
         },
     }
@@ -116,9 +118,9 @@ class _Stage:
 
 
 def _embed_parts(
-    config: Config, store: Store, progress: Progress, pool: Pool, todo: list[Part]
+    config: Config, store: Store, progress: Progress, pool: Pool, todo: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Embed the parts that are not done, and return what `embed` says about that."""
+    """Embed the parts ``todo``, by their indices, and return what `embed` says about that."""
     counts: dict[str, Any] = {}
     attempts = Attempts()
     try:
@@ -143,7 +145,7 @@ def _embed_parts(
 
 
 def _stream_and_rescue(
-    config: Config, progress: Progress, pool: Pool, todo: list[Part], stage: _Stage
+    config: Config, progress: Progress, pool: Pool, todo: NDArray[np.int64], stage: _Stage
 ) -> tuple[int, int]:
     """Embed the parts ``todo``.
 
@@ -155,7 +157,7 @@ def _stream_and_rescue(
     """
     judge = Judge(config.limits.rejected, pool.size)
     lost: dict[int, str] = {}
-    with closing(stream.rows_of(todo, stage.stream, resources(config.ray))) as rows:
+    with closing(stream.rows_of(pool.chosen(todo), stage.stream, resources(config.ray))) as rows:
         for row in rows:
             if row.get(stream.LOST):  # null where Ray Data put rows of both kinds into one block
                 lost[row["part"]] = row[stream.LOST]
@@ -171,7 +173,7 @@ def _stream_and_rescue(
         parts=sorted(lost),
     )
     restarts = 0
-    parts = [part for part in pool.parts if part.index in lost]
+    parts = list(pool.chosen(sorted(lost)))
     with closing(rescue.rescue_all(parts, stage.rescue, *stage.arguments, at_once=stage.at_once)) as rows:
         for row in rows:
             restarts += row["restarts"]
@@ -212,11 +214,11 @@ def _encoding(
     encoder: Encoder,
     stored: Form,
     attempts: Attempts,
-    todo: list[Part],
+    todo: NDArray[np.int64],
 ) -> _Stage:
-    size = sizing(config, resources(config.ray), len(todo), sum(map(samples_of, todo)))
+    size = sizing(config, resources(config.ray), len(todo), int(pool.samples[todo].sum()))
     seconds = config.limits.timeout
-    if todo and size.first > size.fitting:
+    if len(todo) and size.first > size.fitting:
         progress.say(
             f"embed: asks for {size.first} encoder actors with {size.gpus:g} GPUs each; the machines that are"
             f" there have room for {size.fitting}, the others wait for machines to come"
@@ -245,29 +247,31 @@ def _recount(store: Store, pool: Pool) -> Tally:
     """Count what is on disk, and check part by part that input = embedded + rejected."""
     count = ray.remote(_count_parts)
     tally = Tally()
-    for answer in ray.get([count.remote(store, group) for group in groups(pool.parts)]):
+    shares = groups(range(len(pool.parts)))
+    for answer in ray.get([count.remote(store, share[0], pool.samples[share]) for share in shares]):
         tally.add(answer)
     return tally
 
 
-def _count_parts(store: Store, parts: Sequence[Part]) -> Tally:
+def _count_parts(store: Store, first: int, samples: NDArray[np.int64]) -> Tally:
+    """Of the parts from the ``first`` on, which have so many samples."""
     tally = Tally()
     broken: list[str] = []
-    for part in parts:
-        embedded, content, truncated = _footer(store, part_name(encode.EMBEDDINGS, part.index))
+    for index, there in enumerate(samples.tolist(), start=first):
+        embedded, content, truncated = _footer(store, part_name(encode.EMBEDDINGS, index))
         reasons: list[str] = []
-        rejects = part_name(encode.REJECTED, part.index)
-        if embedded < samples_of(part):
+        rejects = part_name(encode.REJECTED, index)
+        if embedded < there:
             with suppress(FileNotFoundError):
                 reasons = store.read_table(rejects, ["reason"])["reason"].to_pylist()
-        if samples_of(part) != embedded + len(reasons):
+        if there != embedded + len(reasons):
             broken.append(
-                f"part {part.index} of the pool has {samples_of(part):,} samples, but {embedded:,} were"
-                f" embedded and {len(reasons):,} rejected"
+                f"part {index} of the pool has {there:,} samples, but {embedded:,} were embedded and"
+                f" {len(reasons):,} rejected"
             )
-            store.delete(part_name(encode.EMBEDDINGS, part.index))  # first: while it is there, it is done
+            store.delete(part_name(encode.EMBEDDINGS, index))  # first: while it is there, it is done
             store.delete(rejects)
-        spoiled = [part.index] if reasons else []
+        spoiled = [index] if reasons else []
         tally.add(Tally(embedded, len(reasons), Counter(reasons), [content], spoiled, truncated))
     if broken:
         raise RunError(

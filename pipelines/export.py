@@ -9,7 +9,7 @@ and marks its part as done. Parts are those of the pool.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -27,7 +27,7 @@ from pipelines.config import Config
 from pipelines.encode import EMBEDDINGS, fixed_lists
 from pipelines.errors import RequestError, RunError
 from pipelines.naming import file_name
-from pipelines.pool import Pool, is_embedded, open_pool, records, samples_of
+from pipelines.pool import Pool, is_embedded, open_pool, records
 from pipelines.progress import Progress
 from pipelines.resources import resources
 from pipelines.store import Store
@@ -57,12 +57,11 @@ def export(config: Config, store: Store, progress: Progress, pool: Pool | None =
     pool = pool or open_pool(config)
     check_formats(config, pool)
     done = {part_index(rel) for rel in store.list(INDEX)}
-    todo = [part for part in pool.parts if part.index not in done]
-    there = pool.size - sum(samples_of(part) for part in todo)
+    todo = pool.left(done)
+    there = pool.size - int(pool.samples[todo].sum())
     progress.start("export", pool.size, "samples", done=there)
     curated = ray.remote(_sorted_curated).remote(store)
-    firsts = np.cumsum([0, *(samples_of(part) for part in pool.parts)])
-    sizes = {part.index: samples_of(part) for part in todo}
+    firsts = np.cumsum([0, *pool.samples])
 
     def build_stream(parts: Dataset) -> Dataset:
         return stream.tasks(
@@ -77,10 +76,10 @@ def export(config: Config, store: Store, progress: Progress, pool: Pool | None =
             formats=list(config.export.formats),
         )
 
-    with closing(stream.rows_of(todo, build_stream, resources(config.ray))) as rows:
+    with closing(stream.rows_of(pool.chosen(todo), build_stream, resources(config.ray))) as rows:
         for row in rows:
-            progress.advance(sizes[row["part"]])
-    parts, id_list = [part.index for part in pool.parts], "ids" in config.export.formats
+            progress.advance(int(pool.samples[row["part"]]))
+    parts, id_list = range(len(pool.parts)), "ids" in config.export.formats
     samples = ray.get(ray.remote(_finish).remote(store, parts, id_list, is_embedded(pool)))
     progress.finish()
     counts: dict[str, Any] = {"samples": samples, "formats": list(config.export.formats)}
@@ -231,7 +230,7 @@ def _write_files(store: Store, modality: Modality, ids: list[str], payloads: pa.
         yield name
 
 
-def _finish(store: Store, parts: list[int], id_list: bool, embedded: bool) -> int:
+def _finish(store: Store, parts: Sequence[int], id_list: bool, embedded: bool) -> int:
     """Write the lists of ids and row numbers, a line a copy, in the order of ``curated/``; count samples."""
     index = pa.concat_tables([store.read_table(part_name(INDEX, i), ["key", "row"]) for i in parts])
     files = written.parts(store, "curated")
@@ -255,7 +254,7 @@ def _finish(store: Store, parts: list[int], id_list: bool, embedded: bool) -> in
     return int(index.num_rows)
 
 
-def _without_place(store: Store, parts: list[int]) -> int:
+def _without_place(store: Store, parts: Sequence[int]) -> int:
     """How many rows of GeoParquet have no footprint; parts without a curated sample have no file."""
     files = [part_name(GEOPARQUET, i) for i in parts if store.rows(part_name(INDEX, i))]
     return sum(store.read_table(file, ["geometry"])["geometry"].null_count for file in files)

@@ -105,9 +105,9 @@ def _kept(store: Store, name: str) -> State:
 
 
 def _chosen_parts(pool: Pool, seed: int) -> list[Part]:
-    keys = keys_of(str(part.index) for part in pool.parts)
+    keys = keys_of(map(str, range(len(pool.parts))))
     luck = draws(mixed(keys), salt(seed, Purpose.ENCODER_FIT, 0))
-    return [pool.parts[i] for i in sorted(smallest(luck, keys, PARTS))]
+    return list(pool.chosen(sorted(smallest(luck, keys, PARTS))))
 
 
 def _taken(pool: Pool, config: Config, look: Callable[[bytes], Any], most: int) -> list[ObjectRef]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import ray
 
@@ -16,7 +17,7 @@ LARGE = 2**31
 """Bytes to read for which it is worth to start Ray first; less is read here."""
 
 
-def on_cluster(look: Callable[[T], R], items: Sequence[T], there: Resources) -> Iterator[R]:
+def on_cluster(look: Callable[[T], R], items: Iterable[T], there: Resources) -> Iterator[R]:
     """Yield ``look(item)`` of every item, in their order: a `modalities.mapper.Mapper` of tasks.
 
     Twice as many tasks as there may be CPUs are under way, so that an autoscaler sees what is wanted.
@@ -26,9 +27,10 @@ def on_cluster(look: Callable[[T], R], items: Sequence[T], there: Resources) -> 
     """
     task = ray.remote(num_cpus=task_cpus(there))(alike(telling(look)))
     ahead = 2 * max(1, int(there.most_cpus))
-    waiting = deque(task.remote(item) for item in items[:ahead])
+    rest = iter(items)
+    waiting = deque(task.remote(item) for item in islice(rest, ahead))
     try:
-        for item in items[ahead:]:
+        for item in rest:
             yield ray.get(waiting.popleft())
             waiting.append(task.remote(item))
         while waiting:

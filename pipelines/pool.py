@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import has_magic
+
+import numpy as np
+from numpy.typing import NDArray
 
 import modalities
 from modalities.base import Modality, Part, Record, Source
@@ -29,7 +32,8 @@ class Pool:
     Attributes:
         source: Reads it.
         modality: What its samples are.
-        parts: Its parts in canonical order.
+        parts: Its parts in canonical order, of which a few at a time are held as objects.
+        samples: Of each part how many there are, int64; those that will turn out to be unusable included.
         fingerprint: Changes when the listing does: names, sizes, rows.
         bytes: Of all files, as far as their sizes are known.
         url: Of the folder that its names are relative to.
@@ -37,7 +41,8 @@ class Pool:
 
     source: Source
     modality: Modality
-    parts: list[Part]
+    parts: Sequence[Part]
+    samples: NDArray[np.int64]
     fingerprint: str
     bytes: int
     url: str
@@ -45,7 +50,16 @@ class Pool:
     @property
     def size(self) -> int:
         """Number of samples, the ones that will turn out to be unusable included."""
-        return sum(samples_of(part) for part in self.parts)
+        return int(self.samples.sum())
+
+    def left(self, done: Collection[int]) -> NDArray[np.int64]:
+        """The indices of the parts that are not among ``done``, in order."""
+        indices = np.arange(len(self.parts))
+        return indices[~np.isin(indices, np.fromiter(done, np.int64))]
+
+    def chosen(self, indices: Iterable[int]) -> Iterator[Part]:
+        """The parts with these indices, as they are asked for."""
+        return (self.parts[int(index)] for index in indices)
 
 
 def samples_of(part: Part) -> int:
@@ -108,8 +122,10 @@ def open_pool(config: Config, mapper: Mapper = threads) -> Pool:
         modality=modality,
     )
     parts = source.parts(mapper)
+    samples = np.fromiter(map(samples_of, parts), np.int64)
     size = sum(file.size or 0 for file in listing.files)
-    return Pool(source, modality, parts, _fingerprint(listing.files, parts), size, listing.root.url)
+    fingerprint = _fingerprint(listing.files, parts)
+    return Pool(source, modality, parts, samples, fingerprint, size, listing.root.url)
 
 
 def _reaches(path: str, output: str) -> bool:
@@ -145,7 +161,7 @@ def is_embedded(pool: Pool) -> bool:
     return isinstance(pool.source, EmbeddingsSource)
 
 
-def _fingerprint(files: Sequence[File], parts: list[Part]) -> str:
+def _fingerprint(files: Iterable[File], parts: Iterable[Part]) -> str:
     """Hash of every part and of the name and size of every file.
 
     Times of change are left out: a pool that was copied, or shipped with a job, is the same pool. So is one

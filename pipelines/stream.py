@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -184,18 +184,19 @@ def actors(
 
 
 def rows_of(
-    parts: Sequence[Part], build: Callable[[Dataset], Dataset], there: Resources | None = None
+    parts: Iterable[Part], build: Callable[[Dataset], Dataset], there: Resources | None = None
 ) -> Generator[dict[str, Any]]:
     """The rows that the pipeline ``build`` yields for ``parts``, as they are ready.
 
     Close it: the actors go, and what was asked of an autoscaler is withdrawn, when it ends.
 
     Args:
-        parts: Of the pool.
+        parts: Of the pool; they go into the object store one by one.
         build: Adds the steps.
         there: What is used at most, see `context`.
     """
-    if not parts:
+    blocks = [ray.put(enter(part)) for part in parts]
+    if not blocks:
         return
     with DataContext.current(context(there)):
-        yield from build(ray.data.from_arrow([enter(part) for part in parts])).iter_rows()
+        yield from build(ray.data.from_arrow_refs(blocks)).iter_rows()

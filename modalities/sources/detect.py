@@ -134,7 +134,7 @@ def _refuse_list(listing: Listing, sample_suffixes: Sequence[str]) -> None:
             head = Forward(stream).read(LIST_HEAD)
     except (Damaged, *READ_ERRORS):
         return  # reading it will say why
-    found = [entry for _, entry in islice(lists.named_in(head), lists.LOOKED_AT)]
+    found = [entry for _, entry in islice(lists.named_in(head.split(b"\n")), lists.LOOKED_AT)]
     kind = lists.addressed(found, listing.root.holds)
     as_lines = " To curate the lines themselves, set source.format=txt." if ".txt" in sample_suffixes else ""
     if kind == "web":

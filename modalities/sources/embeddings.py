@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from tokenize import TokenError
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from modalities.base import ModalityError, Part, Record, Source
 from modalities.mapper import Mapper, threads
+from modalities.packed import Packed
 from modalities.sources.files import PART_BYTES
 from modalities.sources.parquet import (
     PARQUET_ERRORS,
@@ -61,19 +63,23 @@ class EmbeddingsSource(Source):
         self._column = column or "embedding"
         self._id_column = id_column or "id"
         self._part_rows = part_rows
-        arrays = [file.name for file in listing.having([".npy"]) if _is_array(self._root, file)]
-        tables = [file.name for file in listing.having(SUFFIXES) if file.name not in arrays]
+        kinds = Packed(
+            (file.name, _is_array(self._root, file)) for file in listing.having((".npy", *SUFFIXES))
+        )
+        arrays, tables = (
+            Packed(name for name, is_array in kinds if is_array is kind) for kind in (True, False)
+        )
         if bool(arrays) == bool(tables):
             found = "both .npy and Parquet files" if arrays else "neither a .npy nor a Parquet file"
             raise ModalityError(
                 f"source.path {self._root.url!r} holds {found}; embeddings come in one of them."
             )
         self._several = len(arrays) > 1
-        self._parts: list[Part] = []
         self._dim = 0
         self._dtype: np.dtype[Any] = np.dtype(np.float16)
-        for name, dim, dtype, specs in threads(self._array if arrays else self._table, arrays or tables):
-            self._adopt(name, dim, dtype, specs)
+        described = threads(self._array if arrays else self._table, arrays or tables)
+        specs = enumerate(chain.from_iterable(self._adopted(*one) for one in described))
+        self._parts = Packed(Part(index, spec) for index, spec in specs)
         if not self._parts:
             raise ModalityError(f"The pool is empty: the embeddings of {self._root.url!r} have no rows.")
 
@@ -87,9 +93,9 @@ class EmbeddingsSource(Source):
         """float16 where all files store it, else float32."""
         return self._dtype
 
-    def parts(self, mapper: Mapper = threads) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> Sequence[Part]:
         """Return runs of at most `part_rows` rows and `PART_BYTES` bytes."""
-        return list(self._parts)
+        return self._parts
 
     def read(self, part: Part) -> Iterator[Record]:
         """Not available: the pool holds embeddings, not samples."""
@@ -134,15 +140,16 @@ class EmbeddingsSource(Source):
             [reason] * len(rows),
         )
 
-    def _adopt(self, name: str, dim: int, dtype: np.dtype[Any], specs: Specs) -> None:
+    def _adopted(self, name: str, dim: int, dtype: np.dtype[Any], specs: Specs) -> Specs:
+        """The parts of a file, whose embeddings are like those before."""
         if not dim:
-            return  # a table without rows
+            return []  # a table without rows
         if self._dim and dim != self._dim:
             raise ModalityError(f"{name} has embeddings of {dim} dimensions, those before it of {self._dim}.")
         self._dim = dim
         if dtype != np.float16:
             self._dtype = np.dtype(np.float32)
-        self._parts.extend(Part(index, spec) for index, spec in enumerate(specs, start=len(self._parts)))
+        return specs
 
     def _array(self, name: str) -> tuple[str, int, np.dtype[Any], Specs]:
         """Of a file its name, the length and type of its embeddings, and specs of its parts."""
@@ -254,8 +261,8 @@ def _stretch(root: Root, name: str, offset: int, size: int) -> bytes:
 
 
 def _is_array(root: Root, file: File) -> bool:
-    if file.suffix == ".npy":
-        return True  # and if it is none after all, its header says what is wrong
+    if file.suffix == ".npy" or not file.named:
+        return file.suffix == ".npy"  # and if it is none after all, its header says what is wrong
     fs, path = root.join(file.name)
     try:
         with fs.open(path, "rb") as stream:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from modalities.base import ModalityError, Part, Record, Source
 from modalities.mapper import Mapper, threads
-from modalities.sources.paths import READ_ERRORS, Listing, Root, is_local, list_files, printable
+from modalities.packed import Packed
+from modalities.sources.paths import READ_ERRORS, File, Listing, Root, list_files, printable
 from modalities.sources.patience import SlowError
+from modalities.sources.walk import is_local
 
 PART_ROWS = 1024
 """Samples of a part at most; with PART_BYTES it bounds what one task holds in memory."""
@@ -19,6 +21,9 @@ PART_BYTES = 64 * 2**20
 
 UNKNOWN_BYTES = 2**20
 """Of a file for which its filesystem, or a list, gives no size."""
+
+PARTS_A_BLOCK = 16
+"""Parts that are packed together, of `PART_ROWS` names each."""
 
 SLOW_FILES = 16
 """In a row: then it is not the files that are at fault."""
@@ -58,7 +63,7 @@ class FilesSource(Source):
         # A task needs its part, not the names of the whole pool.
         return self.__dict__ | {"_listing": None}
 
-    def parts(self, mapper: Mapper = threads) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> Sequence[Part]:
         """Cut the sorted files into parts of at most `part_rows` files and `PART_BYTES` bytes."""
         listing = self._listing or list_files(self._paths)
         files = listing.having(self._suffixes)
@@ -67,16 +72,8 @@ class FilesSource(Source):
                 f"The pool is empty: source.path {self._root.url!r} holds no {', '.join(self._suffixes)} file"
                 f" ({len(listing.files)} of other kinds)."
             )
-        groups: list[list[str]] = []
-        room = 0
-        for file in files:
-            size = UNKNOWN_BYTES if file.size is None else file.size
-            if not groups or len(groups[-1]) == self._part_rows or size > room:
-                groups.append([])
-                room = PART_BYTES
-            groups[-1].append(file.name)
-            room -= size
-        return [Part(index, {"files": names}) for index, names in enumerate(groups)]
+        runs = enumerate(_runs(files, self._part_rows))
+        return Packed((Part(index, {"files": names}) for index, names in runs), PARTS_A_BLOCK)
 
     def read(self, part: Part) -> Iterator[Record]:
         """Read the files of a part; one that is gone or unreadable is a record with a reason."""
@@ -107,6 +104,21 @@ class FilesSource(Source):
 
     def _id(self, name: str) -> str:
         return self._root.label(key_of(name) if self._by_key else name)
+
+
+def _runs(files: Iterable[File], most: int) -> Iterator[list[str]]:
+    """The names of so many consecutive files at most, and of `PART_BYTES`; a larger file stands alone."""
+    names: list[str] = []
+    room = PART_BYTES
+    for file in files:
+        size = UNKNOWN_BYTES if file.size is None else file.size
+        if names and (len(names) == most or size > room):
+            yield names
+            names, room = [], PART_BYTES
+        names.append(file.name)
+        room -= size
+    if names:
+        yield names
 
 
 def key_of(name: str) -> str:

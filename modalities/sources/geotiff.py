@@ -8,19 +8,20 @@ the finest one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import PurePosixPath
 from typing import Any
 
 from modalities.base import MAX_PIXELS, ModalityError, Part, Record, Rejected, Source
 from modalities.chips import Window, pack
 from modalities.mapper import Mapper, threads
+from modalities.packed import Packed, ordered
 from modalities.satellite import SatelliteSettings
-from modalities.sources.files import PART_BYTES, PART_ROWS
+from modalities.sources.files import PART_BYTES, PART_ROWS, PARTS_A_BLOCK
 from modalities.sources.paths import Listing, list_files, printable
 from modalities.sources.patience import OneThread, SlowError
 from modalities.sources.scene import BAND_NAME, Reader, Scene, described, open_raster
@@ -54,18 +55,18 @@ class GeoTiffSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_listing": None}
 
-    def parts(self, mapper: Mapper = threads) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> Sequence[Part]:
         """Cut scenes into parts of at most `part_rows` chips and about `PART_BYTES` bytes of them."""
         listing = self._listing or list_files(self._paths)
-        names = [file.name for file in listing.having(self._suffixes)]
+        names = Packed(file.name for file in listing.having(self._suffixes))
         if not names:
             raise ModalityError(
                 f"The pool is empty: source.path {self._root.url!r} holds no {', '.join(self._suffixes)} file"
                 f" ({len(listing.files)} of other kinds)."
             )
-        headers = mapper(self._scenes, list(_grouped(names).items()), 0)
-        scenes = sorted(chain.from_iterable(headers), key=lambda scene: scene.name)
-        return list(_parts(scenes, self._part_rows))
+        headers = mapper(self._scenes, Packed(_grouped(names)), 0)
+        scenes = ordered(chain.from_iterable(headers), key=lambda scene: scene.name)
+        return Packed(_parts(scenes, self._part_rows), PARTS_A_BLOCK)
 
     def read(self, part: Part) -> Iterator[Record]:
         """Cut out the chips of a part; one that cannot be read is a record with a reason."""
@@ -140,28 +141,28 @@ def _close(files: Sequence[Any]) -> None:
         file.close()
 
 
-def _grouped(names: Sequence[str]) -> dict[str, list[str]]:
+def _grouped(names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
     """Scenes by name with their files: those of one band each together, in the order of their bands."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        path = PurePosixPath(name)
-        found = BAND_NAME.fullmatch(path.stem)
-        scene = path.with_name(found["scene"]) if found else path.with_suffix("")
-        groups.setdefault(str(scene), []).append(name)
-    whole: dict[str, list[str]] = {}
-    for name, files in groups.items():
+    for scene, same in groupby(ordered(names, key=_scene), key=_scene):
+        files = list(same)
         if len(files) > 1 and any(BAND_NAME.fullmatch(PurePosixPath(file).stem) for file in files):
-            whole[name] = sorted(files, key=_natural)
+            yield scene, sorted(files, key=_natural)
         else:
-            whole |= {file: [file] for file in files}
-    return whole
+            yield from ((file, [file]) for file in files)
+
+
+def _scene(name: str) -> str:
+    """What the files of a scene would share, were this one of them."""
+    path = PurePosixPath(name)
+    found = BAND_NAME.fullmatch(path.stem)
+    return str(path.with_name(found["scene"]) if found else path.with_suffix(""))
 
 
 def _natural(name: str) -> list[Any]:
     return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)]
 
 
-def _parts(scenes: Sequence[Scene], part_rows: int) -> Iterator[Part]:
+def _parts(scenes: Iterable[Scene], part_rows: int) -> Iterator[Part]:
     """Runs of chips: of one scene, or of several small ones."""
     run: list[Scene] = []
     index, rows, room = 0, 0, PART_BYTES

@@ -92,7 +92,7 @@ class JsonLinesSource(LinesSource):
         self._named = column is not None
         self._id_column = id_column
 
-    def parts(self, mapper: Mapper = threads) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> Sequence[Part]:
         """As for all lines; raises ModalityError too when the first object lacks a column.
 
         So it does when the first ones hold addresses that are not followed.

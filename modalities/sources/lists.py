@@ -6,7 +6,6 @@ may read. Only the web is out of its reach.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Literal
@@ -19,8 +18,11 @@ PREFIX = "list:"
 
 COMMENT = "#"
 
-LIST_BYTES = 2**30
-"""A longer file is no list: it is held in memory."""
+LINE_BYTES = 2**16
+"""A longer line names no file."""
+
+CHUNK = 2**20
+"""Bytes that are held at once."""
 
 LOOKED_AT = 20
 """Lines, or values of a column, by which it is told whether they are addresses."""
@@ -32,43 +34,44 @@ FROM_THE_WEB = "download it with img2dataset first, and curate the tars, Parquet
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 
 
-def content(stream: IO[bytes], name: str) -> bytes:
-    """Return the text of a list, which may be compressed.
+def lines(stream: IO[bytes], name: str) -> Iterator[bytes]:
+    """Yield the lines of a list, which may be compressed, as they are read.
 
     Args:
         stream: at its beginning.
         name: of the list, for messages.
 
     Raises:
-        ModalityError: it is damaged, no text, or too long.
+        ModalityError: it is damaged, or no text.
     """
     try:
-        forward = Forward(stream)
-        text = forward.read(LIST_BYTES + 1)
-        forward.read(1)  # what is cut off says so behind what was left
+        forward, rest = Forward(stream), b""
+        while chunk := forward.read(CHUNK):
+            *whole, rest = (rest + chunk).split(b"\n")
+            if b"\0" in chunk or len(rest) > LINE_BYTES:
+                why = "holds NUL bytes" if b"\0" in chunk else f"has a line of more than {LINE_BYTES:,} bytes"
+                raise ModalityError(f"source.path {name!r} is no list of files, which is text: it {why}.")
+            yield from whole
+        yield rest
     except Damaged as damage:
         raise ModalityError(f"source.path {name!r} cannot be read: {damage}") from damage
-    if len(text) > LIST_BYTES or b"\0" in text:
-        why = "holds NUL bytes" if len(text) <= LIST_BYTES else f"has more than {LIST_BYTES:,} bytes"
-        raise ModalityError(f"source.path {name!r} is no list of files, which is text: it {why}.")
-    return text
 
 
-def entries(text: bytes, name: str) -> Iterator[tuple[int, str]]:
+def entries(stream: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
     """Yield what a list names, each with the number of its line, from 1.
 
     White space around an entry is none of it; blank lines and those that begin with ``#`` are no entries.
     Surrogates stand for bytes that are not UTF-8.
 
     Args:
-        text: of the list.
+        stream: of the list, at its beginning.
         name: of the list, for messages.
 
     Raises:
-        ModalityError: it names nothing, something on the web, or a chain of filesystems.
+        ModalityError: it names nothing, something on the web, or a chain of filesystems, or is no list.
     """
     number = 0
-    for number, entry in named_in(text):
+    for number, entry in named_in(lines(stream, name)):
         if entry.lower().startswith(WEB):
             raise ModalityError(
                 f"source.path {name!r} names the web in line {number}, {entry!r}: {FROM_THE_WEB}."
@@ -82,10 +85,11 @@ def entries(text: bytes, name: str) -> Iterator[tuple[int, str]]:
         raise ModalityError(f"source.path {name!r} names no file: a list has a path or a URI a line.")
 
 
-def named_in(text: bytes) -> Iterator[tuple[int, str]]:
+def named_in(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
     """Yield the entries among the lines of a list, each with its number."""
-    for number, line in enumerate(io.BytesIO(text.removeprefix(b"\xef\xbb\xbf")), start=1):
-        entry = line.decode("utf-8", "surrogateescape").strip()
+    for number, line in enumerate(lines, start=1):
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        entry = text.decode("utf-8", "surrogateescape").strip()
         if entry and not entry.startswith(COMMENT):
             yield number, entry
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from modalities.base import Modality, ModalityError, Part, Record, Source
 from modalities.mapper import Mapper, threads
+from modalities.packed import Packed
 from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.kept import kept_types, kept_value
 from modalities.sources.lists import LOOKED_AT
@@ -71,11 +72,11 @@ class ParquetSource(Source):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_listing": None}
 
-    def parts(self, mapper: Mapper = threads) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> Sequence[Part]:
         """Cut row groups into parts of at most `part_rows` rows and about `PART_BYTES` bytes."""
         names = table_files(self._listing or list_files(self._paths), SUFFIXES)
         runs = chain.from_iterable(mapper(self._slices, names, 0))
-        parts = [Part(index, spec) for index, spec in enumerate(runs)]
+        parts = Packed(Part(index, spec) for index, spec in enumerate(runs))
         if not parts:
             raise ModalityError(f"The pool is empty: the Parquet files of {self._root.url!r} have no rows.")
         first = parts[0].spec["file"]
@@ -154,13 +155,13 @@ def read_ids(table: pa.Table, name: str) -> list[tuple[str | None, str | None]]:
     return ids
 
 
-def table_files(listing: Listing, suffixes: Sequence[str]) -> list[str]:
+def table_files(listing: Listing, suffixes: Sequence[str]) -> Sequence[str]:
     """Return the names of the table files of a listing.
 
     Raises:
         ModalityError: there are none.
     """
-    names = [file.name for file in listing.having(suffixes)]
+    names = Packed(file.name for file in listing.having(suffixes))
     if not names:
         raise ModalityError(
             f"The pool is empty: source.path {listing.root.url!r} holds no {', '.join(suffixes)} file."

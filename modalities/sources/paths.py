@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
+from heapq import merge
+from itertools import groupby, pairwise
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 
 from modalities.base import ModalityError
+from modalities.packed import Packed, ordered
 from modalities.sources import lists
 from modalities.sources.patience import T, in_time
 from modalities.sources.secrets import redacted
+from modalities.sources.walk import Glob, is_local, looked_at, order, walk
 
 READ_ERRORS = (OSError, EOFError)
 """What opening or reading a file raises when the file is at fault."""
@@ -29,8 +32,7 @@ MOST_BRACES = 100_000
 """Paths that braces may stand for."""
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(NamedTuple):
     """A file of the pool.
 
     Attributes:
@@ -46,9 +48,8 @@ class File:
     @property
     def suffix(self) -> str:
         """The last suffix in lower case, with its dot; with the one before where a codec is the last."""
-        path = PurePosixPath(self.name)
-        last = path.suffix.lower()
-        return PurePosixPath(path.stem).suffix.lower() + last if last in CODECS else last
+        stem, last = _split(self.name[self.name.rfind("/") + 1 :])
+        return _split(stem)[1] + last if last in CODECS else last
 
 
 @dataclass(frozen=True)
@@ -97,23 +98,23 @@ class Root:
 
 @dataclass(frozen=True)
 class Listing:
-    """All files below a root, sorted by name.
+    """All files below a root, sorted by name, of which a few at a time are held as objects.
 
     Attributes:
         root: what the names are relative to.
-        files: sorted by their bytes, so the order is the same on every machine.
+        files: sorted by the bytes of their names, so the order is the same on every machine.
         single: ``source.path`` named exactly one file.
         paths: what was listed, in full, to list it again elsewhere.
     """
 
     root: Root
-    files: tuple[File, ...]
+    files: Sequence[File]
     single: bool
     paths: tuple[str, ...]
 
-    def having(self, suffixes: Sequence[str]) -> list[File]:
+    def having(self, suffixes: Sequence[str]) -> Sequence[File]:
         """Return the files with one of these suffixes, and those that were named by the user."""
-        return [file for file in self.files if file.named or file.suffix in suffixes]
+        return Packed(file for file in self.files if file.named or file.suffix in suffixes)
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -127,12 +128,6 @@ def filesystem(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise ModalityError(f"source.path {url!r} cannot be opened: {error}.") from error
     return fs, path
-
-
-def is_local(fs: Any) -> bool:
-    """Tell whether a filesystem is this machine's own."""
-    protocol = fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)
-    return "file" in protocol
 
 
 def printable(name: str) -> str:
@@ -168,11 +163,10 @@ def list_files(path: str | Sequence[str], timeout: float | None = None) -> Listi
     common, files = first.root, first.files
     if len(found) > 1:
         common = posixpath.commonpath([one.root for one in found])
-        files = _together(found, common)
-    files.sort(key=lambda file: file.name.encode("utf-8", "surrogateescape"))
+        files = Packed(_together(found, common))
     url = common if is_local(first.fs) else first.fs.unstrip_protocol(common)
     single = len(found) == 1 and first.single
-    return Listing(Root(url, timeout), tuple(files), single, tuple(one.url for one in found))
+    return Listing(Root(url, timeout), files, single, tuple(one.url for one in found))
 
 
 @dataclass(frozen=True)
@@ -182,14 +176,14 @@ class _Named:
     Attributes:
         fs: the filesystem of its files.
         root: what their names are relative to.
-        files: of the pool.
+        files: of the pool, sorted.
         single: it names exactly one file.
         url: the path in full.
     """
 
     fs: Any
     root: str
-    files: list[File]
+    files: Sequence[File]
     single: bool
     url: str
 
@@ -206,77 +200,91 @@ def _in_full(fs: Any, full: str) -> str:
     return full if is_local(fs) else str(fs.unstrip_protocol(full))
 
 
-def _together(found: Sequence[_Named], common: str) -> list[File]:
+def _together(found: Sequence[_Named], common: str) -> Iterator[File]:
     """The files of several paths, each once, by names that are relative to what the paths have in common."""
-    files: dict[str, File] = {}
-    for one in found:
+
+    def under(one: _Named) -> Iterator[File]:
         for file in one.files:
-            full = posixpath.join(one.root, file.name)
-            known = files.get(full)
-            name = posixpath.relpath(full, common) if common else full
-            files[full] = File(name, file.size, file.named or (known is not None and known.named))
-    return list(files.values())
+            yield file._replace(name=_below(common, posixpath.join(one.root, file.name)))
+
+    every = merge(*map(under, found), key=lambda file: order(file.name))
+    for name, same in groupby(every, key=lambda file: file.name):
+        files = list(same)
+        yield File(name, files[-1].size, any(file.named for file in files))
+
+
+def _below(root: str, full: str) -> str:
+    """The name of a file relative to a folder that it is in; to no folder, it is the path in full."""
+    return full.removeprefix(posixpath.join(root, "")) if root else full
 
 
 def _by_list(path: str) -> _Named:
     """What a list names. Its files are not looked for, but where that is quick: on a disk of this machine."""
     fs, full = filesystem(path.removeprefix(lists.PREFIX))
-    home, lines = _located(path, fs, full)
-    sizes = [_looked_at(name)[1] if is_local(home) else None for name in lines]
-    if is_local(home) and sizes == [None] * len(sizes):
-        raise ModalityError(
-            f"source.path {path!r} names {len(lines):,} files, and none of them is there, the first of them"
-            f" {printable(next(iter(lines)))}: relative paths begin in the folder of the list."
-        )
+    home, names = _located(path, fs, full)
     folder = posixpath.dirname(full)
-    near = home is fs and all(name.startswith(posixpath.join(folder, "")) for name in lines)
-    root = folder if near else posixpath.commonpath([posixpath.dirname(name) for name in lines])
-    above = posixpath.join(root, "") if root else ""
-    files = [File(n.removeprefix(above), size, named=True) for n, size in zip(lines, sizes, strict=True)]
-    return _Named(home, root, files, False, lists.PREFIX + _in_full(fs, full))
+    root = folder if home is fs and _holds(folder, names) else _common(names)
+
+    def files() -> Iterator[File]:
+        for name in names:
+            size = looked_at(name)[1] if is_local(home) else None
+            yield File(_below(root, name), size, named=True)
+
+    found = Packed(files())
+    if is_local(home) and all(file.size is None for file in found):
+        raise ModalityError(
+            f"source.path {path!r} names {len(found):,} files, and none of them is there, the first of them"
+            f" {printable(names[0])}: relative paths begin in the folder of the list."
+        )
+    return _Named(home, root, found, False, lists.PREFIX + _in_full(fs, full))
 
 
-def _located(path: str, fs: Any, full: str) -> tuple[Any, dict[str, int]]:
-    """The filesystem of the files that a list names, and their paths there, each with its line."""
+def _holds(folder: str, names: Sequence[str]) -> bool:
+    inside = posixpath.join(folder, "")
+    return all(name.startswith(inside) for name in names)
+
+
+def _common(names: Sequence[str]) -> str:
+    """The folder that all paths have in common: of sorted ones, what the first and the last have."""
+    first, last = posixpath.dirname(names[0]), posixpath.dirname(names[-1])
+    return posixpath.commonpath([first, last])
+
+
+def _located(path: str, fs: Any, full: str) -> tuple[Any, Sequence[str]]:
+    """The filesystem of the files that a list names, and their paths there, sorted."""
+    homes: list[Any] = []
+
+    def located(stream: Any) -> Iterator[tuple[str, int, str]]:
+        for line, entry in lists.entries(stream, path):
+            if "://" in entry:
+                where, name = filesystem(entry)
+            else:
+                where, name = fs, posixpath.normpath(posixpath.join(posixpath.dirname(full), entry))
+                name = name if fs.root_marker else name.lstrip("/")
+            name = posixpath.normpath(name) if is_local(where) else name
+            if not homes:
+                homes.append(where)
+            if type(where) is not type(homes[0]) or (is_local(where) and not is_local(fs)):
+                raise ModalityError(
+                    f"source.path {path!r} names {entry!r} in line {line}: the files of a list lie on one"
+                    " filesystem, and on this machine only where the list does."
+                )
+            yield name, line, entry
+
     try:
         with fs.open(full, "rb") as stream:
-            text = lists.content(stream, path)
+            found = Packed(ordered(located(stream), key=lambda one: order(one[0])))
     except FileNotFoundError as error:
         raise _not_there(path) from error
     except READ_ERRORS as error:
         raise ModalityError(f"source.path {path!r} cannot be read: {error}.") from error
-    home: Any = None
-    lines: dict[str, int] = {}
-    for line, entry in lists.entries(text, path):
-        if "://" in entry:
-            where, name = filesystem(entry)
-        else:
-            where, name = fs, posixpath.normpath(posixpath.join(posixpath.dirname(full), entry))
-            name = name if fs.root_marker else name.lstrip("/")
-        name = posixpath.normpath(name) if is_local(where) else name
-        home = home or where
-        if type(where) is not type(home) or (is_local(where) and not is_local(fs)):
+    for (one, first, _), (other, second, entry) in pairwise(found):
+        if one == other:
             raise ModalityError(
-                f"source.path {path!r} names {entry!r} in line {line}: the files of a list lie on one"
-                " filesystem, and on this machine only where the list does."
+                f"source.path {path!r} names {entry!r} twice, in lines {first} and {second}: ids must be"
+                " unique, so take one of them out."
             )
-        if name in lines:
-            raise ModalityError(
-                f"source.path {path!r} names {entry!r} twice, in lines {lines[name]} and {line}: ids"
-                " must be unique, so take one of them out."
-            )
-        lines[name] = line
-    return home, lines
-
-
-def _looked_at(path: str) -> tuple[bool, int | None]:
-    """Whether a path of this machine may be a sample, and its bytes where there is a regular file."""
-    try:
-        about = os.stat(path)  # noqa: PTH116 - a million times, and it may hold any bytes
-    except (OSError, ValueError):
-        return True, None  # a link that leads nowhere or to itself, say: reading it will say so
-    regular = stat.S_ISREG(about.st_mode)
-    return regular, about.st_size if regular else None
+    return homes[0], Packed(name for name, _, _ in found)
 
 
 def _not_there(path: str) -> ModalityError:
@@ -326,16 +334,16 @@ def _alternatives(inside: str) -> Sequence[str] | None:
     return inside.split(",") if "," in inside else None
 
 
-def _expand(fs: Any, full: str, path: str) -> tuple[str, list[File], bool]:
+def _expand(fs: Any, full: str, path: str) -> tuple[str, Sequence[File], bool]:
     """Return the root, its files with names relative to it, and whether the path names one file."""
     try:
         if fs.isdir(full):
-            return full, list(_walk(fs, full)), False
+            return full, Packed(File(*found) for found in walk(fs, full)), False
         if fs.isfile(full):
             size = fs.info(full).get("size")
             return posixpath.dirname(full), [File(posixpath.basename(full), size, named=True)], True
         if has_magic(full):
-            root, files = _glob(fs, full)
+            root, files = _matching(fs, full)
             if files:
                 return root, files, False
             raise ModalityError(f"source.path {path!r} matches no file.")
@@ -344,47 +352,20 @@ def _expand(fs: Any, full: str, path: str) -> tuple[str, list[File], bool]:
     raise _not_there(path)
 
 
-def _glob(fs: Any, pattern: str) -> tuple[str, list[File]]:
-    parts = pattern.split("/")
-    depth = next(i for i, part in enumerate(parts) if has_magic(part))
-    root = "/".join(parts[:depth]) or ("/" if pattern.startswith("/") else "")
-    suffix = PurePosixPath(parts[-1]).suffix
+def _matching(fs: Any, pattern: str) -> tuple[str, Sequence[File]]:
+    """The folder of a glob, and the files in it that are meant."""
+    try:
+        glob = Glob(pattern)
+    except ValueError as error:
+        raise ModalityError(f"source.path {pattern!r} is no pattern: {error}.") from error
+    if glob.root and not fs.isdir(glob.root):
+        return glob.root, []
+    suffix = PurePosixPath(pattern).suffix
     named = bool(suffix) and not has_magic(suffix)
-    files = []
-    for full, info in fs.glob(pattern, detail=True).items():
-        name = posixpath.relpath(full, root) if root else full
-        regular, size = info["type"] == "file", info.get("size")
-        if info.get("islink"):  # what it leads to is not said there
-            regular, size = _looked_at(full)
-        if regular and not _hidden(name):
-            files.append(File(name, size, named))
-    return root, files
+    return glob.root, Packed(File(*found, named) for found in walk(fs, glob.root, glob))
 
 
-def _walk(fs: Any, root: str) -> Iterator[File]:
-    if is_local(fs):
-        yield from _walk_disk(root, "")
-        return
-    for full, info in fs.find(root, detail=True).items():
-        name = posixpath.relpath(full, root)
-        if not _hidden(name):
-            yield File(name, info.get("size"))
-
-
-def _walk_disk(root: str, folder: str) -> Iterator[File]:
-    # fsspec's own walk follows links to folders, also in circles, and looks at every file twice.
-    with os.scandir(posixpath.join(root, folder)) as entries:
-        for entry in entries:
-            name = posixpath.join(folder, entry.name)
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk_disk(root, name)
-                continue
-            regular, size = _looked_at(entry.path)
-            if regular:
-                yield File(name, size)
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+def _split(base: str) -> tuple[str, str]:
+    """The last component of a path without its suffix, and its suffix in lower case, as `pathlib` has it."""
+    dot = base.rfind(".")
+    return (base[:dot], base[dot:].lower()) if 0 < dot < len(base) - 1 else (base, "")

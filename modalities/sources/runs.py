@@ -10,6 +10,7 @@ from typing import Any
 
 from modalities.base import ModalityError, Part, Record, Source
 from modalities.mapper import Mapper, threads
+from modalities.packed import Packed
 from modalities.sources.compression import Damaged, Forward
 from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
@@ -61,12 +62,12 @@ class RunsSource(Source):
     def records(self, data: bytes, name: str, rows: range) -> list[Record]:
         """Turn the bytes of a part into its records; another number of them is a part that changed."""
 
-    def parts(self, mapper: Mapper = threads) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> Sequence[Part]:
         """Cut files into runs of samples; this reads each file once, to find where they begin."""
         listing = self._listing or list_files(self._paths)
         files = listing.having(self._suffixes)
-        runs = mapper(self._runs, [file.name for file in files], sum(file.size or 0 for file in files))
-        parts = [Part(index, spec) for index, spec in enumerate(chain.from_iterable(runs))]
+        runs = mapper(self._runs, Packed(file.name for file in files), sum(file.size or 0 for file in files))
+        parts = Packed(Part(index, spec) for index, spec in enumerate(chain.from_iterable(runs)))
         if not parts:
             raise ModalityError(
                 f"The pool is empty: source.path {self._root.url!r} holds no {', '.join(self._suffixes)} file"

@@ -30,7 +30,8 @@ from modalities.chips import (
     valid_in,
 )
 from modalities.satellite import SatelliteSettings, chosen_bands, length_in_metres
-from modalities.sources.paths import Root, is_local
+from modalities.sources.paths import Root
+from modalities.sources.walk import is_local
 
 BAND_NAME = re.compile(
     r"(?P<scene>.+)_(?P<band>(?:(?:SR|ST|TOA)_)?B\d{1,2}[A-Z]?|SCL|CLM|QA_PIXEL|QA60|MSK_CLDPRB)(?:_\d+m)?",

@@ -10,8 +10,9 @@ from typing import Any
 from modalities.base import ModalityError
 from modalities.sources.files import read_file
 from modalities.sources.lists import FROM_THE_WEB, LOOKED_AT, WEB, addressed
-from modalities.sources.paths import Root, is_local, printable
+from modalities.sources.paths import Root, printable
 from modalities.sources.patience import SlowError
+from modalities.sources.walk import is_local
 
 REMOTE = ("s3://", "gs://", "gcs://", "az://", "abfs://", "hf://")
 """Addresses a table may point to. Others could reach into this machine or chain filesystems."""

@@ -58,7 +58,7 @@ class WebDatasetSource(RunsSource):
         self._id_column = id_column
         self.kept = dict.fromkeys(keep, pa.string())
 
-    def parts(self, mapper: Mapper = threads) -> list[Part]:
+    def parts(self, mapper: Mapper = threads) -> Sequence[Part]:
         """As for all tars; raises ModalityError too when no json member has a key of `keep`."""
         parts = super().parts(mapper)
         if self.kept and "reason" not in parts[0].spec:

@@ -111,13 +111,12 @@ def fetch(config: Config, store: Store, groups: list[list[Row]]) -> Sheets:
     if is_embedded(pool):
         return Sheets(nothing, "rows", ["The pool came as embeddings: there are no samples to show."])
     names = _names(store, {row for rows in groups for row in rows})
-    parts = {part.index: part for part in pool.parts}
 
     seen: dict[str, Shown] = {}
     failed: dict[str, str] = {}
     for index in sorted({row.part for row in names}):
         wanted = {name for row, name in names.items() if row.part == index}
-        for record in records(pool.source, parts[index], wanted) if index in parts else ():
+        for record in records(pool.source, pool.parts[index], wanted) if index < len(pool.parts) else ():
             try:
                 if record.payload is None:
                     raise Rejected(record.reason or "it could not be read")

@@ -7,11 +7,15 @@ A few hundred are tried whenever the tests are run, more than ten thousand in th
 import gzip
 import io
 import json
+import re
 import signal
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +37,8 @@ from tests.modalities.sources.tars import special, tar_of
 
 SECONDS = 60
 """After which a reader hangs."""
+
+ROOT = Path(__file__).resolve().parents[3]
 
 FEW, MANY = 20, 640
 """Inputs of each reader."""
@@ -267,3 +273,19 @@ def test_ten_thousand_damaged_files(tmp_path, capsys):
     with capsys.disabled():
         print(f"\nin all: {', '.join(f'{n:,} {what}' for what, n in sorted(total.items()))}")
     assert total["inputs"] >= 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_ten_thousand_inputs_that_coverage_leads_to(tmp_path, capsys):
+    pytest.importorskip("atheris", reason="atheris is built for Linux on x86-64")
+    total = 0
+    for name in READERS:
+        command = [sys.executable, "-m", "tests.modalities.sources.atheris_fuzz", name, str(MANY)]
+        told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert told.returncode == 0, told.stdout + told.stderr
+        total += int(re.search(r"Done (\d+) runs", told.stderr)[1])
+        reached = re.findall(r"cov: (\d+) .*corp: (\d+)", told.stderr)[-1]
+        with capsys.disabled():
+            print(f"\n{name}: {reached[0]} edges reached, by {reached[1]} inputs", end="")
+    assert total >= 10_000

@@ -1,0 +1,91 @@
+"""A list held packed is the list, and small."""
+
+import pickle
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modalities import packed
+from modalities.base import Part
+from modalities.packed import Packed, ordered
+from modalities.sources.paths import File
+
+NAMES = st.text(st.characters(), max_size=5)  # with lone surrogates, as names that are not UTF-8 have them
+
+
+@given(
+    items=st.lists(NAMES, max_size=40), block=st.integers(1, 9), index=st.integers(-45, 45), data=st.data()
+)
+def test_it_is_the_list(items, block, index, data):
+    held = Packed(iter(items), block)
+    assert list(held) == items
+    assert len(held) == len(items)
+    assert bool(held) == bool(items)
+    assert held == items == held
+    assert held != [*items, "more"]
+    chosen = data.draw(st.slices(len(items)))
+    assert held[chosen] == items[chosen]
+    if -len(items) <= index < len(items):
+        assert held[index] == items[index]
+    else:
+        with pytest.raises(IndexError):
+            held[index]
+    assert pickle.loads(pickle.dumps(held)) == items
+
+
+def test_it_differs_where_one_item_does():
+    assert Packed([Part(0, {"a": 1})]) == [Part(0, {"a": 1})]
+    assert Packed([Part(0, {"a": 1})]) != [Part(0, {"a": 2})]
+    assert Packed([1]) != 1
+
+
+def test_several_may_go_through_it_at_once():
+    held = Packed(range(20), 4)
+    assert [pair for pair in zip(held, held, strict=True) if pair[0] != pair[1]] == []
+    assert [a * b for a in held for b in held] == [a * b for a in range(20) for b in range(20)]
+
+
+@given(items=st.lists(st.tuples(st.integers(0, 9), st.integers()), max_size=60), run=st.integers(1, 7))
+def test_what_is_ordered_is_sorted_and_stable(items, run):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "RUN", run)
+        assert list(ordered(iter(items), lambda item: item[0])) == sorted(items, key=lambda item: item[0])
+
+
+def held_by(make):
+    """Bytes that Python holds for what is made, and the most that it held while making it."""
+    tracemalloc.start()
+    made = make()
+    now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return now, most, made
+
+
+def test_a_name_costs_a_quarter_of_what_it_does_as_an_object():
+    n = 40_000
+
+    def files():
+        return (
+            File(f"n{i // 1300:08}/n{i // 1300:08}_{i * 7919 % n}.JPEG", 110_000 + i % 977) for i in range(n)
+        )
+
+    as_objects, _, _ = held_by(lambda: list(files()))
+    now, most, made = held_by(lambda: Packed(files()))
+    assert made.nbytes <= now < as_objects / 4
+    assert most < now + 1_000_000  # one block of objects beside it
+    assert made[n - 1] == list(files())[-1]
+
+
+def test_what_is_ordered_is_never_held_as_objects_alone(monkeypatch):
+    monkeypatch.setattr(packed, "RUN", 4096)
+    n = 100_000
+
+    def names():
+        return (f"{i * 7919 % n:08}.jpg" for i in range(n))
+
+    as_objects, _, expected = held_by(lambda: sorted(names()))
+    _, most, found = held_by(lambda: Packed(ordered(names(), key=str)))
+    assert found == expected
+    assert most < as_objects / 2
