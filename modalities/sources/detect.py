@@ -52,9 +52,10 @@ def detect_format(
     _refuse_list(listing, sample_suffixes)
     known = {**own, "files": sample_suffixes, **SUFFIXES}
     found = {name: Found() for name in known}
+    means = {suffix: name for name, suffixes in reversed(known.items()) for suffix in suffixes}
     unclear = 0
     for file in listing.files:
-        fmt = next((name for name, suffixes in known.items() if file.suffix in suffixes), None)
+        fmt = means.get(file.suffix)
         looked_into = fmt is None and file.named and unclear < LOOKED_INTO
         if looked_into:
             unclear += 1

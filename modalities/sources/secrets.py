@@ -27,6 +27,9 @@ _SHAPE = re.compile(
     r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+"  # a JSON web token
 )
 
+_MARKS = ("AKIA", "ASIA", "hf_", *(f"gh{kind}_" for kind in "pousr"), "Bearer ", "eyJ")
+"""One of them is in all that has such a shape: most names of files have none, and are not searched for it."""
+
 
 def redacted(text: str) -> str:
     """Return a text with `MASK` in place of the secrets of its uris, and of keys known by their shape."""
@@ -34,4 +37,4 @@ def redacted(text: str) -> str:
         text = _USER.sub(rf"\1{MASK}@", text)
     if "=" in text:
         text = _PARAMETER.sub(rf"\1{MASK}", text)
-    return _SHAPE.sub(MASK, text)
+    return _SHAPE.sub(MASK, text) if any(mark in text for mark in _MARKS) else text

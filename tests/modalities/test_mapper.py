@@ -33,6 +33,20 @@ def test_as_many_at_a_time_as_are_promised_and_no_more():
     assert most == AT_ONCE
 
 
+def test_items_are_taken_as_they_are_needed():
+    taken = []
+
+    def items():
+        for item in range(1000):
+            taken.append(item)
+            yield item
+
+    found = threads(str, items())
+    assert [next(found) for _ in range(3)] == ["0", "1", "2"]
+    assert len(taken) <= 2 * AT_ONCE + 3
+    found.close()
+
+
 def test_what_one_raises_ends_it_and_nobody_waits_for_the_others():
     seen, over = [], threading.Event()
 

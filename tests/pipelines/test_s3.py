@@ -17,6 +17,7 @@ import fsspec
 import pytest
 import yaml
 
+from modalities.sources.paths import list_files
 from pipelines import retries
 from pipelines.errors import RunError
 from pipelines.manifest import read_manifest
@@ -266,6 +267,31 @@ def test_a_large_file_goes_up_in_parts_and_is_there_whole_or_not_at_all(proxy, b
     assert store.read_bytes("folder/big.npy") == data
     assert store.list("folder", "") == ["folder/big.npy"]
     assert "Uploads" not in s3.client(proxy.upstream).list_multipart_uploads(Bucket=bucket)
+
+
+def test_a_bucket_is_listed_folder_by_folder(proxy, bucket):
+    client = s3.client(proxy.upstream)
+    names = ["a-/2.png", "a/1.png", "a/x/3.png", "b.txt", "b/c/d/4.png", "b/c/d/5.jpg"]
+    for name in (
+        *names,
+        ".hidden/x.png",
+        "a/.y.png",
+        "",
+        "a/",
+        "empty/",
+    ):  # the last as consoles make folders
+        client.put_object(Bucket=bucket, Key=f"pool/{name}", Body=name.encode())
+    found = list_files(f"s3://{bucket}/pool")
+    assert [(file.name, file.size) for file in found.files] == [(name, len(name)) for name in names]
+    client.put_object(Bucket=bucket, Key="pool/a/0.png", Body=b"new")
+    assert list_files(f"s3://{bucket}/pool/a/").files[0].name == "0.png"
+    proxy.reset()
+    assert [file.name for file in list_files(f"s3://{bucket}/pool/b/**/*.png").files] == ["c/d/4.png"]
+    assert [file.name for file in list_files(f"s3://{bucket}/po*/a*/*.png").files] == [
+        "pool/a-/2.png", "pool/a/0.png", "pool/a/1.png",
+    ]  # fmt: skip
+    fs, path = found.root.filesystem()
+    assert not [folder for folder in fs.dircache if folder.startswith(path)]
 
 
 def test_an_upload_whose_last_answer_is_lost(proxy, bucket):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import modalities
-from modalities.sources.secrets import redacted
+from modalities.sources.secrets import _MARKS, _SHAPE, redacted
 from pipelines.config import Config
 from pipelines.progress import Progress
 from pipelines.secrets import MASK, hidden, told
@@ -67,6 +67,11 @@ def test_what_a_uri_hides(text, safe):
 )
 def test_what_hides_nothing_is_left(text):
     assert redacted(text) == text
+
+
+@given(st.from_regex(_SHAPE))
+def test_a_name_that_is_not_searched_has_no_such_shape(text):
+    assert any(mark in text for mark in _MARKS)
 
 
 @given(st.text(st.sampled_from("ab:/@?&=# %.*'\"\\")), st.text())

@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -81,6 +82,7 @@ class Slow(MemoryFileSystem):
     """A store far away, which counts how it is asked and keeps what it was told, as s3fs does."""
 
     cachable = False
+
     def ls(self, path, detail=True, **kwargs):
         self.listed.append(path)
         time.sleep(0.05)
@@ -145,8 +147,9 @@ def test_objects_that_stand_for_folders_are_none_of_the_pool():
     MemoryFileSystem().rm("/marked", recursive=True)
 
 
-def test_a_deep_tree_is_no_recursion(tmp_path):
+def test_a_deep_tree_is_no_recursion(tmp_path, request):
     deep, here = 1200, os.open(tmp_path, os.O_RDONLY)
+    request.addfinalizer(lambda: subprocess.run(["rm", "-rf", f"{tmp_path}/d"], check=True))  # pytest cannot
     for _ in range(deep):  # one after the other: as one path it would be too long for some calls
         os.mkdir("d", dir_fd=here)
         inner = os.open("d", os.O_RDONLY, dir_fd=here)
