@@ -25,7 +25,7 @@ class Packed(Sequence[T]):
     """A sequence whose items are made anew from their blocks, one of which is open at a time.
 
     The names of files that follow each other have much in common: of the 170 bytes that one takes as an
-    object of Python some 10 to 25 are left.
+    object of Python 3 are left where they are numbered, and 20 where they are random.
 
     Args:
         items: in order, picklable; one block of them is held as it is.
@@ -39,7 +39,8 @@ class Packed(Sequence[T]):
         while held := list(islice(rest, block)):
             self._length += len(held)
             data = pickle.dumps(held, pickle.HIGHEST_PROTOCOL)
-            self._blocks.append((len(data), pa.compress(data, CODEC, asbytes=True)))
+            # copied, as bytes that Arrow cut to their length in place would leave a hole behind each of them
+            self._blocks.append((len(data), pa.compress(data, CODEC).to_pybytes()))
         self._open: tuple[int, list[T]] = (-1, [])
 
     def __len__(self) -> int:

@@ -52,7 +52,10 @@ def whole(store, folder, columns=None):
     return pa.concat_tables([store.read_table(part, columns) for part in store.list(folder)])
 
 
-@pytest.mark.parametrize(("shards", "distance", "repeats"), [(1, "euclidean", 1), (3, "cosine", 2)])
+@pytest.mark.parametrize(
+    ("shards", "distance", "repeats"),
+    [pytest.param(1, "euclidean", 1, marks=pytest.mark.slow), (3, "cosine", 2)],
+)
 def test_the_stages_give_what_the_library_gives(tmp_path, shards, distance, repeats):
     store, ids = embedded(tmp_path, POINTS)
     asked = config(

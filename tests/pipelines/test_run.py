@@ -190,7 +190,10 @@ def test_a_request_that_cannot_be_met_costs_nothing_that_is_there(evenset, write
     assert files_in(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize(("stage", "folder"), [("cluster", "tree/level-1/centroids"), ("sample", "curated")])
+@pytest.mark.parametrize(
+    ("stage", "folder"),
+    [("sample", "curated"), pytest.param("cluster", "tree/level-1/centroids", marks=pytest.mark.slow)],
+)
 def test_a_stage_that_cannot_resume_begins_with_empty_folders(evenset, write_config, tmp_path, stage, folder):
     np.save(tmp_path / "pool.npy", blobs(200))
     config = write_config(tmp_path / "pool.npy", cluster={"n_clusters": [10, 3]}, sample={"size": 20})
@@ -245,6 +248,7 @@ def exporting(run):
     return run.exists("export/_begun.json") and not run.exists("export/_manifest.json")
 
 
+@pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_a_kill_at_any_moment_changes_no_row(evenset, write_config, pool, tmp_path, ray_cluster):
     reference = write_config(pool, "reference", **{**SMALL, "output": str(tmp_path / "reference")})
