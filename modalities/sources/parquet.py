@@ -345,7 +345,12 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_payload(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return bool(kind.get_field_index("bytes") >= 0)
+        place = kind.get_field_index("bytes")
+        return place >= 0 and (_is_binary(kind.field(place).type) or _is_text(kind.field(place).type))
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
@@ -362,8 +367,20 @@ def _first_texts(root: Root, name: str, column: str) -> list[Any]:
 
 
 def _value(scalar: pa.Scalar) -> Any:
+    """A sample as Python has it; of a string that is not UTF-8 the bytes, which the modality judges."""
+    if isinstance(scalar, pa.StructScalar):
+        return _struct(scalar) if scalar.is_valid else None
     try:
         return scalar.as_py()
     except UnicodeDecodeError:
-        # A string column with bytes that are not UTF-8: let the modality judge the bytes.
         return scalar.as_buffer().to_pybytes()
+
+
+def _struct(scalar: pa.StructScalar) -> dict[str, Any]:
+    """The bytes and the path of a sample; other fields may be anything."""
+    held = {"bytes": _value(scalar["bytes"])}
+    place = scalar.type.get_field_index("path")
+    if place >= 0 and _is_text(scalar.type.field(place).type):
+        path = _value(scalar[place])
+        held["path"] = path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path
+    return held

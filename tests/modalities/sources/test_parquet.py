@@ -173,6 +173,29 @@ def test_structs_without_bytes_name_a_file(tmp_path, modality):
     ]  # fmt: skip
 
 
+def test_fields_of_structs_that_are_not_read_or_not_utf8_cost_nothing_else(tmp_path):
+    """Found by `tests.modalities.sources.atheris_fuzz`: a path that is no UTF-8 ended the run."""
+    odd = pa.Array.from_buffers(pa.string(), 1, [None, *pa.array([b"\xff.png"], pa.binary()).buffers()[1:]])
+    paths = pa.concat_arrays([odd, odd, pa.array(["gone.png"])])
+    held = pa.array([b"x", None, b"y"], pa.binary())
+    twice = pa.array([0, 0, 0]), pa.array([10**18] * 3, pa.timestamp("us"))
+    rows = pa.StructArray.from_arrays([held, paths, *twice], ["bytes", "path", "n", "n"])
+    first = pq.ParquetWriter(tmp_path / "x.parquet", pa.schema({"image": rows.type}))
+    with first:
+        first.write_table(pa.table({"image": rows}))
+    records = everything(source(tmp_path / "x.parquet", Image()))
+    assert [r.payload for r in records] == [b"x", None, b"y"]
+    assert "not valid Unicode" in records[1].reason
+
+
+def test_structs_of_other_things_hold_no_samples(tmp_path):
+    pq.write_table(pa.table({"image": [{"bytes": 7, "path": "a.png"}]}), tmp_path / "x.parquet")
+    with pytest.raises(
+        ModalityError, match=r"'image' is of type struct<bytes: int64.*structs with the fields"
+    ):
+        everything(source(tmp_path / "x.parquet", Image(), "image"))
+
+
 def test_a_null_costs_only_its_row_and_a_file_without_the_column_is_named(tmp_path):
     pq.write_table(pa.table({"text": ["one", None, "", "four"]}), tmp_path / "a.parquet")
     records = everything(source(tmp_path))
