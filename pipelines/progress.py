@@ -25,7 +25,7 @@ from pipelines.store import Store
 
 LOG = "log.jsonl"
 SECONDS_A_LINE = 15.0
-"""Between two lines of a log; a stage that is over sooner writes its closing line only."""
+"""Between two lines of a log; a stage that is over sooner, or has all done, writes its closing line only."""
 
 
 class _Rate(ProgressColumn):
@@ -72,7 +72,7 @@ class Progress:
         self._note = told(note)
         if self._bars is not None:
             self._bars.update(self._task, advance=n, note=self._note)
-        elif time.monotonic() - self._last_line >= SECONDS_A_LINE:
+        elif self._done != self._total and time.monotonic() - self._last_line >= SECONDS_A_LINE:
             self._last_line = time.monotonic()
             self._console.print(self._line(), markup=False)
             self._log("advance", done=self._done, note=self._note)

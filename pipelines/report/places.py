@@ -193,16 +193,19 @@ def read_places(
     for file in pool:
         extent.add(*_lon_lat(store, file))
         advance()
-    if not extent.points:
-        return None
+    places = _places(store, pool, curated, extent) if extent.points else None
+    for _ in (*pool, *curated):
+        advance()
+    return places
+
+
+def _places(store: Store, pool: list[str], curated: list[str], extent: _Extent) -> Places:
     for across in _ACROSS:
         grid = extent.grid(across)
         counts = grid.counts(store, pool)
         if extent.points >= _FILLED * np.count_nonzero(counts):
             break
     chosen = grid.counts(store, curated)
-    for _ in (*pool, *curated):
-        advance()
     regions = _regions(store, pool, curated, grid, counts) if extent.points <= FEW else []
     return Places(grid, counts, chosen, extent.nowhere, regions)
 

@@ -78,11 +78,11 @@ def test_an_encoder_that_was_not_fitted_says_so():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 20), st.randoms())
-def test_a_row_does_not_depend_on_its_neighbours(fitted, n, random):
+def test_a_row_does_not_depend_on_its_place_or_its_neighbours(fitted, n, random):
     samples = rasters(20)
     whole = embed(fitted, samples)
     rows = random.sample(range(20), n)
-    np.testing.assert_allclose(embed(fitted, [samples[row] for row in rows]), whole[rows], atol=1e-4)
+    np.testing.assert_array_equal(embed(fitted, [samples[row] for row in rows]), whole[rows])
 
 
 def test_brightness_and_contrast_of_the_pool_do_not_matter():
@@ -92,8 +92,10 @@ def test_brightness_and_contrast_of_the_pool_do_not_matter():
     # without rounding: k-means on so few samples may end elsewhere for a last bit
     brighter = [sample * 64 - 1024 for sample in samples]
     scaled.fit(brighter, kmeans, 0)
-    near = np.corrcoef(embed(plain, samples).ravel(), embed(scaled, brighter).ravel())
-    assert near[0, 1] > 0.99
+    # of so few samples some directions are nearly alike, and a last bit turns them: their products do not turn
+    found = embed(plain, samples), embed(scaled, brighter)
+    near = np.corrcoef(*((rows @ rows.T).ravel() for rows in found))
+    assert near[0, 1] > 0.999999
 
 
 @pytest.mark.parametrize("value", [0, 200])
