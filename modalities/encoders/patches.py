@@ -189,8 +189,9 @@ class Patches(FittedEncoder):
         images = np.zeros((self.batch_size, *(self.input_shape or ())), dtype=np.float32)
         images[: len(batch)] = np.stack([np.asarray(row) for row in batch])
         features = self._features(images) - self._state["feature_mean"]
-        embeddings: NDArray[np.float32] = (features[:, None] @ self._state["projection"])[:, 0]
-        return embeddings[: len(batch)] + self._state["bias"]
+        projected = (features[:, None] @ self._state["projection"])[:, 0]
+        embeddings: NDArray[np.float32] = projected + self._state["bias"]
+        return embeddings[: len(batch)]
 
     def _windows(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return all patches of standardised images: (n, rows, columns, patch^2 bands)."""

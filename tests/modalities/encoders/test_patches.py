@@ -92,7 +92,7 @@ def test_brightness_and_contrast_of_the_pool_do_not_matter():
     # without rounding: k-means on so few samples may end elsewhere for a last bit
     brighter = [sample * 64 - 1024 for sample in samples]
     scaled.fit(brighter, kmeans, 0)
-    # of so few samples some directions are nearly alike, and a last bit turns them: their products do not turn
+    # of so few samples some directions are nearly alike, and a last bit turns them, but not their products
     found = embed(plain, samples), embed(scaled, brighter)
     near = np.corrcoef(*((rows @ rows.T).ravel() for rows in found))
     assert near[0, 1] > 0.999999
