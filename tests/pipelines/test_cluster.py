@@ -259,6 +259,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     assert not two.exists(UNFINISHED)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_config_is_refused_and_named(tmp_path, monkeypatch):
     store, _ = embedded(tmp_path / "one", POINTS)
     every = {"checkpoint": 0.001}

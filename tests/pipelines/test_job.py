@@ -132,6 +132,7 @@ def succeeded(submitted):
     return name
 
 
+@pytest.mark.cluster
 def test_a_submitted_job_curates_a_pool(head, write_config, tmp_path):
     np.save(tmp_path / "pool.npy", blobs(200))
     config = write_config(tmp_path / "pool.npy", cluster={"n_clusters": [10, 3]}, sample={"size": 30})
