@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from heapq import merge
 from itertools import chain, islice
 from typing import Any, TypeVar, overload
@@ -28,17 +29,20 @@ class Packed(Sequence[T]):
     object of Python 3 are left where they are numbered, and 20 where they are random.
 
     Args:
-        items: in order, picklable; one block of them is held as it is.
+        items: in order, all of one type: JSON values, or tuples or data classes of such. One block of them is
+            held as it is.
         block: items that are compressed, and opened, together.
     """
 
     def __init__(self, items: Iterable[T] = (), block: int = BLOCK) -> None:
         self._block, self._length = block, 0
         self._blocks: list[tuple[int, bytes]] = []
+        self._kind: type = str
         rest = iter(items)
         while held := list(islice(rest, block)):
             self._length += len(held)
-            data = pickle.dumps(held, pickle.HIGHEST_PROTOCOL)
+            self._kind = type(held[0])
+            data = json.dumps([_plain(item) for item in held], separators=(",", ":")).encode()
             # copied, as bytes that Arrow cut to their length in place would leave a hole behind each of them
             self._blocks.append((len(data), pa.compress(data, CODEC).to_pybytes()))
         self._open: tuple[int, list[T]] = (-1, [])
@@ -80,8 +84,16 @@ class Packed(Sequence[T]):
 
     def _opened(self, number: int) -> list[T]:
         size, data = self._blocks[number]
-        held: list[T] = pickle.loads(pa.decompress(data, size, CODEC, asbytes=True))
-        return held
+        held: list[Any] = json.loads(pa.decompress(data, size, CODEC, asbytes=True))
+        kind: Any = self._kind
+        if issubclass(kind, tuple):
+            return [kind(item) if kind is tuple else kind(*item) for item in held]
+        record = bool(is_dataclass(self._kind))
+        return [kind(*item) for item in held] if record else held
+
+
+def _plain(item: Any) -> Any:
+    return [getattr(item, field.name) for field in fields(item)] if is_dataclass(item) else item
 
 
 def _equal(one: object, other: object) -> bool:

@@ -346,7 +346,8 @@ def _is_text(kind: pa.DataType) -> bool:
 def _is_payload(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
-        return place >= 0 and (_is_binary(kind.field(place).type) or _is_text(kind.field(place).type))
+        held = kind.field(place).type if place >= 0 else kind
+        return _is_binary(held) or _is_text(held) or bool(pa.types.is_null(held))  # null: all are addresses
     return _is_binary(kind)
 
 
