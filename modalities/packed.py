@@ -86,10 +86,10 @@ class Packed(Sequence[T]):
         size, data = self._blocks[number]
         held: list[Any] = json.loads(pa.decompress(data, size, CODEC, asbytes=True))
         kind: Any = self._kind
-        if issubclass(kind, tuple):
-            return [kind(item) if kind is tuple else kind(*item) for item in held]
-        record = bool(is_dataclass(self._kind))
-        return [kind(*item) for item in held] if record else held
+        if self._kind is tuple:
+            return [kind(item) for item in held]
+        fielded = is_dataclass(self._kind) or issubclass(self._kind, tuple)
+        return [kind(*item) for item in held] if fielded else held
 
 
 def _plain(item: Any) -> Any:
