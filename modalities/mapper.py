@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing.pool import ThreadPool
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+H = TypeVar("H")
 
 AT_ONCE = 16
 """On a store far away, each takes a round trip; on a disk, most of them wait."""
@@ -39,9 +40,38 @@ def threads(look: Callable[[T], R], items: Iterable[T], size: int = 0) -> Iterat
         yield from map(look, first)
         return
     with ThreadPool(min(AT_ONCE, len(first))) as pool:  # of daemons, so that Ctrl-C ends it at once
-        waiting = deque(pool.apply_async(look, (item,)) for item in first)
+        yield from in_order(
+            chain(first, rest),
+            lambda item: pool.apply_async(look, (item,)),
+            lambda one: one.get(),
+            2 * AT_ONCE,
+        )
+
+
+def in_order(
+    items: Iterable[T],
+    begin: Callable[[T], H],
+    answer: Callable[[H], R],
+    ahead: int,
+    drop: Callable[[H], Any] = lambda _: None,
+) -> Iterator[R]:
+    """Yield the answers to work on items in their order, with so much of it under way.
+
+    Args:
+        items: taken as they are needed.
+        begin: starts the work on one, and returns a handle.
+        answer: waits for it.
+        ahead: items at most whose work has begun.
+        drop: told of each that nobody waits for any more.
+    """
+    rest = iter(items)
+    waiting = deque(map(begin, islice(rest, ahead)))
+    try:
         for item in rest:
-            yield waiting.popleft().get()
-            waiting.append(pool.apply_async(look, (item,)))
+            yield answer(waiting.popleft())
+            waiting.append(begin(item))
         while waiting:
-            yield waiting.popleft().get()
+            yield answer(waiting.popleft())
+    finally:
+        for handle in waiting:
+            drop(handle)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from heapq import merge
 from itertools import chain, islice
+from operator import eq
 from typing import Any, TypeVar, overload
 
 import pyarrow as pa
@@ -42,7 +43,8 @@ class Packed(Sequence[T]):
         while held := list(islice(rest, block)):
             self._length += len(held)
             self._kind = type(held[0])
-            data = json.dumps([_plain(item) for item in held], separators=(",", ":")).encode()
+            plain = [*map(_plain, held)] if is_dataclass(held[0]) else held
+            data = json.dumps(plain, separators=(",", ":")).encode()
             # copied, as bytes that Arrow cut to their length in place would leave a hole behind each of them
             self._blocks.append((len(data), pa.compress(data, CODEC).to_pybytes()))
         self._open: tuple[int, list[T]] = (-1, [])
@@ -70,17 +72,12 @@ class Packed(Sequence[T]):
         return held[place]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(_equal, self, other))
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
 
     __hash__ = None  # type: ignore[assignment]  # as of a list
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": (-1, [])}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all blocks."""
-        return sum(len(data) for _, data in self._blocks)
 
     def _opened(self, number: int) -> list[T]:
         size, data = self._blocks[number]
@@ -93,11 +90,7 @@ class Packed(Sequence[T]):
 
 
 def _plain(item: Any) -> Any:
-    return [getattr(item, field.name) for field in fields(item)] if is_dataclass(item) else item
-
-
-def _equal(one: object, other: object) -> bool:
-    return one == other
+    return [getattr(item, field.name) for field in fields(item)]
 
 
 def ordered(items: Iterable[T], key: Callable[[T], Any]) -> Iterator[T]:

@@ -61,7 +61,7 @@ def export(config: Config, store: Store, progress: Progress, pool: Pool | None =
     there = pool.size - int(pool.samples[todo].sum())
     progress.start("export", pool.size, "samples", done=there)
     curated = ray.remote(_sorted_curated).remote(store)
-    firsts = np.cumsum([0, *pool.samples])
+    firsts = np.concatenate([[0], np.cumsum(pool.samples)])
 
     def build_stream(parts: Dataset) -> Dataset:
         return stream.tasks(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 
 import ray
 
-from modalities.mapper import R, T
+from modalities.mapper import R, T, in_order
 from pipelines.resources import Resources
 from pipelines.sizing import task_cpus
 from pipelines.stream import alike, telling
@@ -27,14 +25,4 @@ def on_cluster(look: Callable[[T], R], items: Iterable[T], there: Resources) -> 
     """
     task = ray.remote(num_cpus=task_cpus(there))(alike(telling(look)))
     ahead = 2 * max(1, int(there.most_cpus))
-    rest = iter(items)
-    waiting = deque(task.remote(item) for item in islice(rest, ahead))
-    try:
-        for item in rest:
-            yield ray.get(waiting.popleft())
-            waiting.append(task.remote(item))
-        while waiting:
-            yield ray.get(waiting.popleft())
-    finally:
-        for answer in waiting:
-            ray.cancel(answer)
+    yield from in_order(items, task.remote, ray.get, ahead, ray.cancel)

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from glob import has_magic
 
 import numpy as np
@@ -17,6 +16,7 @@ import modalities
 from modalities.base import Modality, Part, Record, Source
 from modalities.mapper import Mapper, threads
 from modalities.sources.embeddings import EmbeddingsSource
+from modalities.sources.globs import Glob
 from modalities.sources.paths import File, expand_braces, list_files
 from modalities.sources.secrets import redacted
 from pipelines.config import Config
@@ -122,10 +122,7 @@ def open_pool(config: Config, mapper: Mapper = threads) -> Pool:
         modality=modality,
     )
     parts = source.parts(mapper)
-    samples = np.fromiter(map(samples_of, parts), np.int64)
-    size = sum(file.size or 0 for file in listing.files)
-    fingerprint = _fingerprint(listing.files, parts)
-    return Pool(source, modality, parts, samples, fingerprint, size, listing.root.url)
+    return Pool(source, modality, parts, *_identified(listing.files, parts), listing.root.url)
 
 
 def _reaches(path: str, output: str) -> bool:
@@ -134,22 +131,13 @@ def _reaches(path: str, output: str) -> bool:
     Links are followed on both sides. Of a glob, the part before its first wildcard is a folder, and the
     rest is compared component by component.
     """
-    parts = path.rstrip("/").split("/")
-    wild = next((i for i, part in enumerate(parts) if has_magic(part)), len(parts))
-    if "://" not in path and os.path.exists(path):  # noqa: PTH110 - a name may have brackets
-        wild = len(parts)
-    base, pattern = _real("/".join(parts[:wild]) or "/").rstrip("/"), parts[wild:]
-    output = _real(output)
+    there = "://" not in path and os.path.exists(path)  # noqa: PTH110 - a name may have brackets
+    glob = Glob(path.rstrip("/")) if has_magic(path) and not there else None
+    base, output = _real((glob.root if glob else path) or "/").rstrip("/"), _real(output)
     if not f"{output}/".startswith(f"{base}/"):
         return False
-    if not pattern:
-        return True
-    for depth, folder in enumerate(part for part in output[len(base) :].split("/") if part):
-        if "**" in pattern[depth]:
-            return True
-        if depth == len(pattern) - 1 or not fnmatchcase(folder, pattern[depth]):
-            return False  # the last component names files
-    return True
+    inside = output[len(base) :].strip("/")
+    return glob is None or not inside or glob.leads(inside)
 
 
 def _real(path: str) -> str:
@@ -161,18 +149,22 @@ def is_embedded(pool: Pool) -> bool:
     return isinstance(pool.source, EmbeddingsSource)
 
 
-def _fingerprint(files: Iterable[File], parts: Iterable[Part]) -> str:
-    """Hash of every part and of the name and size of every file.
+def _identified(files: Iterable[File], parts: Sequence[Part]) -> tuple[NDArray[np.int64], str, int]:
+    """Samples of each part, the fingerprint, and the bytes of all files, each of which is unpacked once.
+
+    The fingerprint is a hash of every part and of the name and size of every file.
 
     Times of change are left out: a pool that was copied, or shipped with a job, is the same pool. So is one
     whose uri was signed anew.
     """
-    listing = hashlib.blake2b(digest_size=16)
+    listing, samples, size = hashlib.blake2b(digest_size=16), np.zeros(len(parts), np.int64), 0
     for part in parts:
+        samples[part.index] = samples_of(part)
         listing.update(redacted(json.dumps(part.spec, sort_keys=True)).encode("utf-8", "surrogateescape"))
     for file in files:
+        size += file.size or 0
         listing.update(f"\n{redacted(file.name)}\0{file.size}".encode("utf-8", "surrogateescape"))
-    return listing.hexdigest()
+    return samples, listing.hexdigest(), size
 
 
 def check_numbers(config: Config, pool: int, what: str) -> None:

@@ -18,9 +18,10 @@ import fsspec
 from modalities.base import ModalityError
 from modalities.packed import Packed, ordered
 from modalities.sources import lists
+from modalities.sources.globs import Glob
 from modalities.sources.patience import T, in_time
 from modalities.sources.secrets import redacted
-from modalities.sources.walk import Glob, is_local, looked_at, order, walk
+from modalities.sources.walk import is_local, looked_at, order, walk
 
 READ_ERRORS = (OSError, EOFError)
 """What opening or reading a file raises when the file is at fault."""
@@ -48,8 +49,9 @@ class File(NamedTuple):
     @property
     def suffix(self) -> str:
         """The last suffix in lower case, with its dot; with the one before where a codec is the last."""
-        stem, last = _split(self.name[self.name.rfind("/") + 1 :])
-        return _split(stem)[1] + last if last in CODECS else last
+        stem, last = posixpath.splitext(self.name)
+        last = last.lower()
+        return posixpath.splitext(stem)[1].lower() + last if last in CODECS else last
 
 
 @dataclass(frozen=True)
@@ -354,18 +356,9 @@ def _expand(fs: Any, full: str, path: str) -> tuple[str, Sequence[File], bool]:
 
 def _matching(fs: Any, pattern: str) -> tuple[str, Sequence[File]]:
     """The folder of a glob, and the files in it that are meant."""
-    try:
-        glob = Glob(pattern)
-    except ValueError as error:
-        raise ModalityError(f"source.path {pattern!r} is no pattern: {error}.") from error
+    glob = Glob(pattern)
     if glob.root and not fs.isdir(glob.root):
         return glob.root, []
     suffix = PurePosixPath(pattern).suffix
     named = bool(suffix) and not has_magic(suffix)
     return glob.root, Packed(File(*found, named) for found in walk(fs, glob.root, glob))
-
-
-def _split(base: str) -> tuple[str, str]:
-    """The last component of a path without its suffix, and its suffix in lower case, as `pathlib` has it."""
-    dot = base.rfind(".")
-    return (base[:dot], base[dot:].lower()) if 0 < dot < len(base) - 1 else (base, "")

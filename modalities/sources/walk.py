@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from glob import has_magic
 from typing import Any, NamedTuple
-
-from fsspec.utils import glob_translate
 
 from modalities.mapper import threads
 from modalities.packed import Packed, ordered
+from modalities.sources.globs import Glob
 
 
 class Entry(NamedTuple):
@@ -29,41 +26,6 @@ class Entry(NamedTuple):
     name: str
     folder: bool
     size: int | None
-
-
-class Glob:
-    """A pattern of paths below a folder, as fsspec has them: ``*``, ``?``, ``[...]``, and ``**`` for folders.
-
-    Args:
-        pattern: a path, of which the part before its first wildcard is the folder.
-
-    Attributes:
-        root: that folder.
-
-    Raises:
-        ValueError: ``**`` is only a part of a component.
-    """
-
-    def __init__(self, pattern: str) -> None:
-        parts = pattern.split("/")
-        depth = next(i for i, part in enumerate(parts) if has_magic(part))
-        self.root = "/".join(parts[:depth]) or ("/" if pattern.startswith("/") else "")
-        below = parts[depth:]
-        self._files = re.compile(glob_translate("/".join(below)))
-        known = below.index("**") if "**" in below else len(below) - 1
-        self._folders = [re.compile(glob_translate("/".join(below[: i + 1]))) for i in range(known)]
-        self._deeper = "**" in below
-
-    def matches(self, name: str) -> bool:
-        """Tell whether a file is meant, by its name relative to the root."""
-        return self._files.match(name) is not None
-
-    def leads(self, folder: str) -> bool:
-        """Tell whether files in a folder, or below it, may be meant."""
-        depth = folder.count("/")
-        if depth >= len(self._folders):
-            return self._deeper
-        return self._folders[depth].match(folder) is not None
 
 
 def is_local(fs: Any) -> bool:
@@ -103,20 +65,18 @@ def walk(fs: Any, root: str, glob: Glob | None = None) -> Iterator[tuple[str, in
     Raises:
         OSError: a folder cannot be listed.
     """
-    local = is_local(fs)
-    look: Callable[[str], Sequence[Entry]] = partial(_on_disk if local else _in_store, fs, root)
-    several: Callable[..., Iterator[Sequence[Entry]]] = map if local else threads
+    look: Callable[[str], Iterable[Entry]] = partial(_on_disk if is_local(fs) else _in_store, fs, root)
 
-    def opened(
-        folder: str, entries: Sequence[Entry]
-    ) -> tuple[str, Iterator[Entry], Iterator[Sequence[Entry]]]:
-        """A folder, what lies in it, and what lies in those of its folders that are gone through."""
+    def opened(folder: str, entries: Iterable[Entry]) -> _Level:
+        if is_local(fs):
+            return folder, iter(entries), look
         names = (posixpath.join(folder, entry.name) for entry in entries if entry.folder)
-        return folder, iter(entries), several(look, (n for n in names if glob is None or glob.leads(n)))
+        listed = threads(look, (name for name in names if glob is None or glob.leads(name)))
+        return folder, iter(entries), lambda _: next(listed)
 
     way = [opened("", look(""))]
     while way:
-        folder, entries, inner = way[-1]
+        folder, entries, fetch = way[-1]
         entry = next(entries, None)
         if entry is None:
             way.pop()
@@ -124,17 +84,21 @@ def walk(fs: Any, root: str, glob: Glob | None = None) -> Iterator[tuple[str, in
         name = posixpath.join(folder, entry.name)
         if entry.folder:
             if glob is None or glob.leads(name):
-                way.append(opened(name, next(inner)))
+                way.append(opened(name, fetch(name)))
         elif glob is None or glob.matches(name):
             yield name, entry.size
 
 
-def _sorted(entries: Iterable[Entry]) -> Sequence[Entry]:
+_Level = tuple[str, Iterator[Entry], Callable[[str], Iterable[Entry]]]
+"""A folder, what lies in it, and what looks into its folders: each once, and in their order."""
+
+
+def _sorted(entries: Iterable[Entry]) -> Iterator[Entry]:
     """As if the names of folders ended in a slash: then what is in them stands where their paths do."""
-    return Packed(ordered(entries, key=lambda entry: order(entry.name + "/" * entry.folder)))
+    return ordered(entries, key=lambda entry: order(entry.name + "/" * entry.folder))
 
 
-def _on_disk(fs: Any, root: str, folder: str) -> Sequence[Entry]:
+def _on_disk(fs: Any, root: str, folder: str) -> Iterator[Entry]:
     # fsspec's own walk follows links to folders, also in circles, and looks at every file twice
     return _sorted(_scanned(posixpath.join(root, folder)))
 
@@ -152,11 +116,11 @@ def _scanned(path: str) -> Iterator[Entry]:
                 yield Entry(entry.name, False, size)
 
 
-def _in_store(fs: Any, root: str, folder: str) -> Sequence[Entry]:
+def _in_store(fs: Any, root: str, folder: str) -> Packed[Entry]:
     path = posixpath.join(root, folder) if folder else root
     found = fs.ls(path, detail=True)
     fs.invalidate_cache(path)  # which keeps a kilobyte an object, for nobody
-    return _sorted(_children(found, path))
+    return Packed(_sorted(_children(found, path)))
 
 
 def _children(found: Iterable[dict[str, Any]], path: str) -> Iterator[Entry]:
