@@ -44,7 +44,7 @@ test: setup  ## run the tests; `make test ARGS="tests/curation -x"` passes argum
 
 test-slow: export OMP_NUM_THREADS := 1
 test-slow: setup  ## run the tests that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ARGS)
 
 test-cluster: export OMP_NUM_THREADS := 1
 test-cluster: setup  ## run the tests that submit jobs to a cluster of their own (40 minutes)

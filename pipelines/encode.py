@@ -26,8 +26,8 @@ from pipelines.blocks import entered, pack, part_name, unpack
 from pipelines.errors import RunError
 from pipelines.form import Form
 from pipelines.secrets import hidden
+from pipelines.steps import telling
 from pipelines.store import Store
-from pipelines.stream import telling
 from pipelines.watchdog import watchdog
 
 EMBEDDINGS = "embeddings"

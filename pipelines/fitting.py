@@ -18,7 +18,7 @@ from curation import HierarchicalKMeans
 from curation.chance import Purpose, draws, keys_of, mixed, salt, smallest
 from modalities.base import FittedModality, Part, Record, Source
 from modalities.encoders.base import FittedEncoder
-from pipelines import encode, rescue, stream
+from pipelines import encode, rescue, steps
 from pipelines.config import Config
 from pipelines.errors import RunError
 from pipelines.limits import check_lost
@@ -128,9 +128,9 @@ def _taken(pool: Pool, config: Config, look: Callable[[bytes], Any], most: int) 
         (look, config.seed, min(most, 2 * -(-most * samples_of(part) // looked) + _SPARE), seconds)
         for part in chosen
     ]
-    take = ray.remote(num_returns=2, max_retries=stream.RETRIES)(_take)
+    take = ray.remote(num_returns=2, max_retries=steps.RETRIES)(_take)
     take_sound = ray.remote(num_returns=2)(_take_sound)
-    sound = ray.remote(num_cpus=0)(stream.alike(rescue.sound))
+    sound = ray.remote(num_cpus=0)(steps.alike(rescue.sound))
     answers = [take.remote(pool.source, part, *args) for part, args in zip(chosen, arguments, strict=True)]
     work = Work(pool.source, pool.modality, None, seconds, 1.0, None, identity())
     lost: dict[int, str] = {}

@@ -9,7 +9,7 @@ import ray
 from modalities.mapper import R, T, in_order
 from pipelines.resources import Resources
 from pipelines.sizing import task_cpus
-from pipelines.stream import alike, telling
+from pipelines.steps import alike, telling
 
 LARGE = 2**31
 """Bytes to read for which it is worth to start Ray first; less is read here."""

@@ -22,7 +22,7 @@ from pipelines.attempts import LOADS
 from pipelines.errors import RunError
 from pipelines.isolate import Died
 from pipelines.startup import meet
-from pipelines.stream import DIES_AT_LOAD, telling
+from pipelines.steps import DIES_AT_LOAD, telling
 from pipelines.watchdog import watchdog
 
 DEATHS = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)

@@ -23,8 +23,8 @@ from pipelines.errors import RunError
 from pipelines.form import Form
 from pipelines.isolate import TRIES, Hopeless, isolate
 from pipelines.lone import Lone, Work
+from pipelines.steps import RETRIES, alike
 from pipelines.store import Store
-from pipelines.stream import RETRIES, alike
 
 READ = f"It killed the process that read it, {TRIES} times."
 READ_TOGETHER = f"What it is read together with killed the process that read it, {TRIES} times."

@@ -12,30 +12,20 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
-from curation.errors import CurationError
-from modalities.base import ModalityError, Part
+from modalities.base import Part
 from pipelines.attempts import LOADS, Attempts
 from pipelines.blocks import enter
-from pipelines.errors import RequestError, RunError
+from pipelines.errors import RunError
 from pipelines.resources import Resources
 from pipelines.sizing import Sizing
-from pipelines.startup import identity, meet
+from pipelines.steps import DIES_AT_LOAD, RETRIES, alike, alikes, telling
 
 LOST = "lost"
 """Column of a part that was set aside: at which work its process died (`pipelines.attempts`)."""
 
-RETRIES = 2
-"""Of a part whose process died, where nobody keeps books. Ray's default is without end: a part that always
-kills its process would never finish (and never fail)."""
-
 RETRIES_OF_ANY = 100
 """The same where books are kept, which are what ends it. Ray counts against a part also the deaths of a
 process that it only waited for."""
-
-DIES_AT_LOAD = (
-    f"the process of the encoder died {LOADS} times in a row while it loaded its model: if memory ran out,"
-    " lower encoder.actors or take a smaller encoder.model; run the same command again to go on from here"
-)
 
 
 def context(there: Resources | None = None) -> DataContext:
@@ -53,44 +43,6 @@ def context(there: Resources | None = None) -> DataContext:
     if there is not None:
         settings.execution_options.resource_limits = ExecutionResources.for_limits(**there.limits)
     return settings
-
-
-def telling(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """``fn``, whose bad requests come back from a worker as the sentence that they are."""
-
-    @functools.wraps(fn)
-    def step(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return fn(*args, **kwargs)
-        except (CurationError, ModalityError) as error:
-            raise RequestError(str(error)) from error
-
-    return step
-
-
-def alike(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """``fn``, which works on machines like this one alone: others may join after the check at the start."""
-    here = identity()
-
-    @functools.wraps(fn)
-    def step(*args: Any, **kwargs: Any) -> Any:
-        meet(here)
-        return fn(*args, **kwargs)
-
-    return step
-
-
-def alikes(cls: type) -> Any:
-    """``cls``, of which there are actors on machines like this one alone."""
-    here = identity()
-
-    @functools.wraps(cls, updated=())
-    class Alike(cls):  # type: ignore[misc]  # any class may be its base
-        def __init__(self, **kwargs: Any) -> None:
-            meet(here)
-            super().__init__(**kwargs)
-
-    return Alike
 
 
 def watched(fn: Callable[..., Any], attempts: Attempts | None, work: str) -> Callable[..., Any]:

@@ -125,6 +125,7 @@ def twin():
     return HierarchicalKMeans(levels, resample_steps=steps, resample_points=points).fit(POINTS).tree_
 
 
+@pytest.mark.slow
 def test_upper_levels_spread_over_shards_as_well(twin):
     assert_equal(grow_on_ray(POINTS, RECIPE, 2, slices=3, alone=50), twin, 300)
 
@@ -167,14 +168,17 @@ def wide():
     return points, fit.fit(points).tree_
 
 
-@pytest.mark.parametrize(("shards", "slices"), [(1, 1), (2, 3), (3, 1), (7, 2)])
+@pytest.mark.parametrize(
+    ("shards", "slices"),
+    [(1, 1), (7, 2), pytest.param(2, 3, marks=pytest.mark.slow), pytest.param(3, 1, marks=pytest.mark.slow)],
+)
 def test_any_number_of_shards_agrees(wide, shards, slices):
     points, twin = wide
     order = np.random.default_rng(shards).permutation(len(points))
     assert_equal(grow_on_ray(points, WIDE, shards, slices=slices, order=order), twin, 500)
 
 
-@pytest.mark.parametrize(("shards", "slices"), [(2, 3), (3, 1)])
+@pytest.mark.parametrize(("shards", "slices"), [(3, 1), pytest.param(2, 3, marks=pytest.mark.slow)])
 def test_shards_may_add_up_their_sums_among_themselves(wide, shards, slices):
     """And meet again when one is killed: the one where they meet, or another."""
     points, twin = wide
@@ -193,7 +197,7 @@ def test_shards_may_add_up_their_sums_among_themselves(wide, shards, slices):
     assert groups >= {1, 2, 3}
 
 
-@pytest.mark.parametrize(("shards", "before"), [(3, 2), (2, 3)])
+@pytest.mark.parametrize(("shards", "before"), [(3, 2), pytest.param(2, 3, marks=pytest.mark.slow)])
 def test_a_shard_may_be_added_or_taken_away_between_iterations(wide, tmp_path, shards, before):
     points, twin = wide
     said = []
@@ -205,7 +209,7 @@ def test_a_shard_may_be_added_or_taken_away_between_iterations(wide, tmp_path, s
     assert said == ["goes on from a checkpoint: level 1, step 0, iteration 3"]
 
 
-@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("half", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_rows_in_files_agree_and_are_cleared_away(wide, tmp_path, half):
     """Through the death of a shard as well, which finds its file again."""
     points = wide[0].astype(np.float16).astype(np.float32) if half else wide[0]
@@ -243,9 +247,8 @@ def large():
     return points, HierarchicalKMeans(LARGE.n_clusters, max_iter=LARGE.max_iter).fit(points).tree_
 
 
-@pytest.mark.parametrize(
-    "shards", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 2, 5])
 def test_a_hundred_thousand_points_agree(large, shards):
     """Other shards, order of rows, tiles, matrix product; with two shards each is killed once on the way."""
     points, twin = large

@@ -123,6 +123,7 @@ def test_it_does_not_matter_where_points_are(alone, blocks, slices, tile):
         assert other.parents is None or np.array_equal(level.parents, other.parents)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_shards_give_the_same_and_may_die(alone):
     killer = killing(

@@ -59,6 +59,7 @@ def test_its_links_lead_somewhere():
         assert (ROOT / "docs" / link).exists(), link
 
 
+@pytest.mark.slow
 def test_from_an_empty_folder_to_a_curated_set(tmp_path, browser):
     write_files(tmp_path)
     inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RAY_ADDRESS")}

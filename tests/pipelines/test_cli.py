@@ -270,6 +270,7 @@ def test_a_sentence_survives_what_ray_adds_and_the_way_to_the_driver():
     assert str(pickle.loads(pickle.dumps(error))) == "just this"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_a_rerun_goes_on(evenset, write_config, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

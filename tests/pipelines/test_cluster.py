@@ -135,6 +135,7 @@ def test_a_sample_larger_than_the_tree_is_refused(tmp_path):
         sample(config(sample={"size": 201}), store, Progress(store))
 
 
+@pytest.mark.slow
 def test_assignments_of_another_run_are_not_sampled(tmp_path):
     store, _ = embedded(tmp_path, POINTS[:700])
     cluster(config(cluster={"n_clusters": [20, 5]}), store, Progress(store))
@@ -143,6 +144,7 @@ def test_assignments_of_another_run_are_not_sampled(tmp_path):
         sample(config(sample={"size": 650}), store, Progress(store))
 
 
+@pytest.mark.slow
 def test_a_damaged_tree_is_named(tmp_path):
     store, _ = embedded(tmp_path, POINTS[:200])
     cluster(config(cluster={"n_clusters": [20, 5]}), store, Progress(store))
@@ -170,15 +172,9 @@ def streams(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize(
-    ("dtype", "distance"),
-    [
-        (np.float16, "euclidean"),
-        pytest.param(np.float32, "cosine", marks=pytest.mark.slow),
-        pytest.param(np.float16, "cosine", marks=pytest.mark.slow),
-        pytest.param(np.float32, "euclidean", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_no_result_depends_on_the_memory(tmp_path, monkeypatch, dtype, distance):
     """Of a pool of either type, held in memory or streamed from a file of the smallest type that fits."""
     points, seen = (POINTS / 8).astype(dtype), streams(monkeypatch)

@@ -49,6 +49,7 @@ def test_both_pools_are_the_same_every_time(digits, tmp_path):
     assert again.equals(pq.read_table(digits / "labels.parquet"))
 
 
+@pytest.mark.slow
 def test_documentation_is_large_distinct_and_long_tailed(docstrings):
     pool = pq.read_table(docstrings / "pool.parquet")
     labels = pq.read_table(docstrings / "labels.parquet")

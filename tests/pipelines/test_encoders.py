@@ -93,6 +93,7 @@ def test_embeddings_far_from_the_origin_are_told_apart_when_centred(embed):
     assert (away * middle).sum(axis=1).min() > 0.99
 
 
+@pytest.mark.slow
 def test_the_centre_is_kept_when_the_run_resumes(embed):
     done, run = embed("far", "encoder.normalize=centre")
     assert done.code == 0, done

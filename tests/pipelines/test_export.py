@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +75,7 @@ def test_images_in_every_form(evenset, write_config, tmp_path, digits):
     assert sorted((tmp_path / "run/export/ids.txt").read_text().splitlines()) == sorted(curated)
 
 
+@pytest.mark.slow
 def test_a_sample_that_is_gone_is_named(evenset, write_config, tmp_path, digits):
     pool = tmp_path / "pool"
     pool.mkdir()
@@ -95,6 +97,7 @@ def test_a_sample_that_is_gone_is_named(evenset, write_config, tmp_path, digits)
     assert evenset("export", config).code == 0
 
 
+@pytest.mark.slow
 def test_row_numbers_of_a_pool_of_embeddings(evenset, write_config, tmp_path):
     vectors = blobs(300)
     vectors[[0, 5, 17]] = np.nan
@@ -120,6 +123,7 @@ def test_row_numbers_of_a_pool_of_embeddings(evenset, write_config, tmp_path):
     assert counts == {id: row["repeats"] for id, row in exported.items()}
 
 
+@pytest.mark.slow
 def test_an_id_with_a_line_break_takes_one_line(evenset, write_config, tmp_path, digits):
     names = [f"first\nsecond {i}" for i in range(20)]
     pq.write_table(pa.table({"name": names, "image": digits[:20]}), tmp_path / "pool.parquet")

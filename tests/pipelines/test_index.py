@@ -55,6 +55,7 @@ def tars(tmp_path, digits):
     return folder
 
 
+@pytest.mark.slow
 def test_a_pool_is_the_same_whoever_looks_into_it(evenset, write_config, tars, tmp_path, monkeypatch):
     found = {}
     for large in (index.LARGE, 1):

@@ -127,6 +127,7 @@ def test_what_was_rejected_for_killing_stays_so_when_the_run_resumes(evenset, wr
     assert "restarts" not in again  # nobody touched the picture again
 
 
+@pytest.mark.slow
 def test_more_deadly_parts_than_allowed_end_the_stage(evenset, write, digits):
     config, run = write(digits[:48], {21}, "encode", 24)
     done = evenset("embed", config, "limits.deadly_parts=0")

@@ -78,6 +78,12 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(evenset, write_conf
     assert rows_of(run, "curated").keys() > before["curated"].keys()
     assert len((tmp_path / "run/export/ids.txt").read_text().splitlines()) == 60
 
+
+@pytest.mark.slow
+def test_what_was_asked_for_before_comes_back_the_same(evenset, write_config, pool, tmp_path):
+    config, run = write_config(pool, **SMALL), Store(str(tmp_path / "run"))
+    assert evenset("run", config).code == 0
+    before = results(run)
     finer = stages_in(evenset("run", config, "cluster.n_clusters=[30,5]").text)
     assert ": kept" in finer["embed"]
     assert "cluster.n_clusters [20, 5] -> [30, 5]" in finer["cluster"]
@@ -96,6 +102,7 @@ def test_a_pool_that_changed_is_embedded_again(evenset, write_config, pool, tmp_
     assert len(rows_of(run, "embeddings")) == 1210
 
 
+@pytest.mark.slow
 def test_a_stage_alone_wants_current_inputs(evenset, write_config, pool):
     config = write_config(pool, **SMALL)
     assert evenset("embed", config).code == 0
@@ -108,6 +115,7 @@ def test_a_stage_alone_wants_current_inputs(evenset, write_config, pool):
     assert evenset("report", config).code == 0
 
 
+@pytest.mark.slow
 def test_the_saved_config_is_the_one_that_ran(evenset, write_config, pool, tmp_path):
     assert evenset("run", write_config(pool, **SMALL), "seed=5").code == 0
     saved = tmp_path / "run/config.yaml"
@@ -117,6 +125,7 @@ def test_the_saved_config_is_the_one_that_ran(evenset, write_config, pool, tmp_p
     assert [line.partition(": ")[2][:4] for line in told.values()] == ["kept"] * 5
 
 
+@pytest.mark.slow
 def test_status_tells_what_is_done_and_what_is_out_of_date(evenset, write_config, pool, tmp_path):
     config = write_config(pool, **SMALL)
     assert evenset("run", config).code == 0
@@ -130,6 +139,7 @@ def test_status_tells_what_is_done_and_what_is_out_of_date(evenset, write_config
     assert {"embed", "cluster", "sample", "export", "report"} == {e["stage"] for e in events if "stage" in e}
 
 
+@pytest.mark.slow
 def test_all_samples_identical(evenset, write_config, tmp_path):
     np.save(tmp_path / "pool.npy", np.ones((60, 4), np.float32))
     done = evenset(
@@ -190,10 +200,8 @@ def test_a_request_that_cannot_be_met_costs_nothing_that_is_there(evenset, write
     assert files_in(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize(
-    ("stage", "folder"),
-    [("sample", "curated"), pytest.param("cluster", "tree/level-1/centroids", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "folder"), [("sample", "curated"), ("cluster", "tree/level-1/centroids")])
 def test_a_stage_that_cannot_resume_begins_with_empty_folders(evenset, write_config, tmp_path, stage, folder):
     np.save(tmp_path / "pool.npy", blobs(200))
     config = write_config(tmp_path / "pool.npy", cluster={"n_clusters": [10, 3]}, sample={"size": 20})

@@ -26,11 +26,15 @@ def scenes(tmp_path_factory):
     return folder
 
 
-def test_counts_add_up_and_chips_keep_their_places(evenset, write_config, scenes, tmp_path):
-    config = write_config(
+@pytest.fixture
+def config(write_config, scenes):
+    return write_config(
         scenes, modality="satellite", satellite=SETTINGS, sample={"size": 30},
         cluster={"n_clusters": [8]}, export={"formats": ["files", "parquet", "ids"]},
     )  # fmt: skip
+
+
+def test_counts_add_up_and_chips_keep_their_places(evenset, config, tmp_path):
     assert evenset("run", config).code == 0
     run = Store(str(tmp_path / "run"))
     counts = read_manifest(run, "embeddings").counts
@@ -39,9 +43,13 @@ def test_counts_add_up_and_chips_keep_their_places(evenset, write_config, scenes
     assert {id.split("#")[0] for id in rejected} == {"empty.tif", "few.tif", "nowhere.tif", "text.tif"}
     row = rows_of(run, "embeddings")["deep0.tif#16_0_16_16"]
     assert (row["scene"], row["window"], row["crs"]) == ("deep0.tif", [16, 0, 16, 16], "EPSG:32633")
-    files = [*(tmp_path / "run/export/files").rglob("*.tif")]
-    assert len(files) == 30
+    assert len([*(tmp_path / "run/export/files").rglob("*.tif")]) == 30
 
+
+@pytest.mark.slow
+def test_shards_and_encoders_do_not_matter_and_what_is_exported_is_a_pool(evenset, config, tmp_path):
+    assert evenset("run", config).code == 0
+    run = Store(str(tmp_path / "run"))
     again = evenset("run", config, f"output={tmp_path / 'again'}", "cluster.shards=2", "encoder.actors=[1,2]")
     assert again.code == 0
     for folder in ("embeddings", "curated"):

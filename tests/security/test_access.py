@@ -83,9 +83,8 @@ def head(ip, mode):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize(
-    ("mode", "warned"), [("disabled", True), pytest.param("token", False, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "warned"), [("disabled", True), ("token", False)])
 def test_joining_a_cluster_warns_where_anybody_could(write_config, tmp_path, mode, warned):
     ip = own_address()
     if ip.startswith("127."):

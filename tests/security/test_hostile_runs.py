@@ -202,6 +202,7 @@ def test_a_link_that_a_run_would_write_through(evenset, run, tmp_path, name):
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_is_deleted_only_in_the_run(evenset, run, tmp_path):
     config, place = run
     home = tmp_path / "home"
@@ -246,6 +247,7 @@ EVIL = [
 ]
 
 
+@pytest.mark.slow
 def test_what_begins_like_a_formula_is_in_no_file_that_a_spreadsheet_opens(evenset, write_config, tmp_path):
     formulas = [f"{sign}cmd|' /C calc'!A{i}" for i in range(5) for sign in "=+-@\t"]
     vectors = np.random.default_rng(0).normal(size=(len(formulas), 8)).astype(np.float32)
