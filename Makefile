@@ -43,7 +43,7 @@ test: setup  ## run the tests; `make test ARGS="tests/curation -x"` passes argum
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: export OMP_NUM_THREADS := 1
-test-slow: setup  ## run the tests that take minutes
+test-slow: setup  ## run the tests that take long
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ARGS)
 
 test-cluster: export OMP_NUM_THREADS := 1
