@@ -1,9 +1,10 @@
-"""The fast part: one run in which an actor of each kind is killed, one that is interrupted, nothing left."""
+"""A run in which an actor of each kind is killed, and which is interrupted: nothing changes or is left."""
 
 import os
 import signal
 import time
 
+import pytest
 import ray
 from ray._private.state import actors
 
@@ -45,6 +46,7 @@ def is_left(actor):
     return actor["State"] != "DEAD" and actor["Name"] not in RAY_DATA
 
 
+@pytest.mark.cluster
 def test_kills_and_an_interrupt_change_no_row_and_leave_nothing(ray_cluster, tmp_path):
     before = set(actors())
     session, pool = Session(ray_cluster), pictures(tmp_path / "digits.parquet", 1200, 100)
