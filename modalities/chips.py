@@ -39,6 +39,9 @@ TAGS = "EVENSET"
 
 LON_LAT = "EPSG:4326"
 
+NAMED = 20
+"""Bands that a message names at most: hyperspectral scenes have hundreds."""
+
 _ENVIRONMENT = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # neither sidecar files nor listings of a bucket
     "GDAL_TIFF_INTERNAL_MASK": True,
@@ -197,10 +200,15 @@ def band_names(file: Any) -> list[str]:
     return [text or str(number) for number, text in enumerate(file.descriptions, start=1)]
 
 
-def find_band(wanted: int | str, names: Sequence[str]) -> int:
+def find_band(wanted: int | str, names: Sequence[str], key: str) -> int:
     """Return the place of a band that is named by its number, from 1, or by its description.
 
     ``B04`` and ``b4`` are one description.
+
+    Args:
+        wanted: the band.
+        names: of all bands.
+        key: of the config, which asks for it.
 
     Raises:
         Rejected: there is no such band.
@@ -208,11 +216,12 @@ def find_band(wanted: int | str, names: Sequence[str]) -> int:
     if isinstance(wanted, int):
         if 1 <= wanted <= len(names):
             return wanted - 1
-        raise Rejected(f"It has {len(names)} bands, and satellite.bands asks for number {wanted}.")
+        raise Rejected(f"It has {len(names)} bands, and {key} asks for number {wanted}.")
     known = [_bare(name) for name in names]
     if _bare(wanted) in known:
         return known.index(_bare(wanted))
-    raise Rejected(f"It has no band {wanted!r}, only {', '.join(names)}.")
+    told = [*names[:NAMED], "..."] if len(names) > NAMED else names
+    raise Rejected(f"It has no band {wanted!r}, only {', '.join(told)} ({key}).")
 
 
 def _bare(name: str) -> str:

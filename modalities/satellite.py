@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from pydantic import AfterValidator, Field, PositiveInt, field_validator
+from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
 from modalities.base import FittedModality, ModalityError, Rejected, Settings, Source
 from modalities.chips import Chip, find_band, is_tiff, lon_lat, unpack
@@ -39,7 +40,7 @@ def _is_range(value: tuple[float, float]) -> tuple[float, float]:
 
 Range = Annotated[tuple[float, float], AfterValidator(_is_range)]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Band = int | str
+Band = PositiveInt | str
 
 
 class Percentiles(Settings):
@@ -117,13 +118,21 @@ class SatelliteSettings(Settings):
                 )
         return value
 
+    @model_validator(mode="after")
+    def _knows_clouds(self) -> SatelliteSettings:
+        if self.max_cloud < 1 and self.cloud.band is None:
+            raise ValueError(
+                f"satellite.max_cloud {self.max_cloud:g} needs satellite.cloud.band beside it: name the band that"
+                " says where clouds are, such as SCL, or leave satellite.max_cloud out"
+            )
+        return self
+
 
 def length_in_metres(text: str) -> float | None:
     """Return the metres of a length such as ``2560m`` or ``2.5km``, or None."""
-    found = re.fullmatch(r"([0-9_]*\.?[0-9]+)\s*(m|km)", text.strip())
-    if not found or not float(found[1]):
-        return None
-    return float(found[1]) * (1000 if found[2] == "km" else 1)
+    found = re.fullmatch(r"([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?|\.[0-9]+)\s*(m|km)", text.strip())
+    metres = float(found[1]) * (1000 if found[2] == "km" else 1) if found else 0.0
+    return metres if 0 < metres < math.inf else None
 
 
 class Satellite(FittedModality):
@@ -336,15 +345,19 @@ def chosen_bands(names: Sequence[str], options: SatelliteSettings) -> tuple[list
     Raises:
         Rejected: one of them is not there.
     """
-    mask = None if options.cloud.band is None else find_band(options.cloud.band, names)
-    if options.bands is not None:
-        return [find_band(band, names) for band in options.bands], mask
-    return [band for band in range(len(names)) if band != mask], mask
+    asked, masked = options.bands, options.cloud.band
+    mask = None if masked is None else find_band(masked, names, "satellite.cloud.band")
+    if asked is not None:
+        return [find_band(band, names, "satellite.bands") for band in asked], mask
+    bands = [band for band in range(len(names)) if band != mask]
+    if not bands:
+        raise Rejected("It has no band beside the mask of satellite.cloud.band.")
+    return bands, mask
 
 
 def _picked_of_picture(pixels: NDArray[Any], bands: Sequence[Band] | None) -> NDArray[Any]:
     names = ["red", "green", "blue"] if pixels.shape[2] == 3 else ["grey"]
-    return pixels if bands is None else pixels[:, :, [find_band(band, names) for band in bands]]
+    return pixels if bands is None else pixels[:, :, [find_band(band, names, "satellite.bands") for band in bands]]
 
 
 def _too_much(what: str, key: str, most: float) -> str:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from modalities import ModalityError, Rejected, modality, source
-from modalities.satellite import SatelliteSettings
+from modalities.satellite import SatelliteSettings, length_in_metres
 from tests.modalities.scenes import UTM, values, write_scene
 
 
@@ -42,6 +42,15 @@ def test_bands_are_picked_by_number_and_by_description(tmp_path):
         satellite(bands=[5]).decode(payload)
     with pytest.raises(Rejected, match="no band 'B09', only B01, B02, B03, SCL"):
         satellite(bands=["B09"]).decode(payload)
+    with pytest.raises(Rejected, match=r"has 4 bands, and satellite\.cloud\.band asks for number 9"):
+        satellite(cloud={"band": 9}).decode(payload)
+    with pytest.raises(Rejected, match=r"no band 'QA', only .*satellite\.cloud\.band"):
+        satellite(cloud={"band": "QA"}).decode(payload)
+
+
+def test_a_mask_alone_is_no_chip(tmp_path):
+    with pytest.raises(Rejected, match=r"no band beside the mask of satellite\.cloud\.band"):
+        satellite(cloud={"band": 1}).decode(tile(tmp_path, values(1)))
 
 
 def test_a_fixed_range_becomes_black_and_white(tmp_path):
@@ -101,6 +110,15 @@ def test_pixels_without_data_get_the_mean_of_the_others(tmp_path):
     assert made.describe(decoded, tile(tmp_path, pixels, nodata=-9999))["nodata"] == 0.25
     with pytest.raises(Rejected, match=r"no data in more than 20 % .*satellite\.max_nodata"):
         satellite(max_nodata=0.2).decode(tile(tmp_path, pixels, nodata=-9999))
+
+
+@pytest.mark.parametrize(
+    ("text", "metres"),
+    [("2560m", 2560), ("2_560 m", 2560), ("2.5km", 2500), (".5m", 0.5)]
+    + [(text, None) for text in ("1_.5m", "_5m", "5_m", "1__0m", "0m", "5", "5.m", "9" * 400 + "m")],
+)
+def test_lengths(text, metres):
+    assert length_in_metres(text) == metres
 
 
 @pytest.mark.parametrize("whole", [True, False])
