@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -71,9 +71,11 @@ class Chip:
         crs: of the scene, as rasterio has it, or None.
         transform: from pixels to the CRS.
         nodata: the scene's, or None.
-        about: ``scene``, ``window``, ``datetime`` (ISO 8601) and ``cloud``, as far as they are known.
+        about: ``scene``, ``window``, ``datetime`` (ISO 8601), ``cloud`` and ``asked``, the bands for which
+            who cut it out had asked, as far as they are known.
         scales: by which the values of each band are multiplied, to mean something.
         offsets: and what is then added to them.
+        mask: (rows, columns), the band that says where clouds are, if it was asked for and is not cut away.
     """
 
     pixels: NDArray[Any]
@@ -83,18 +85,9 @@ class Chip:
     transform: Any
     nodata: float | None
     about: dict[str, Any]
-    scales: Sequence[float] = ()
-    offsets: Sequence[float] = ()
-
-    def with_bands(self, places: Sequence[int]) -> Chip:
-        """The chip with some of its bands, in the order of their places."""
-        return replace(
-            self,
-            pixels=self.pixels[list(places)],
-            bands=[self.bands[i] for i in places],
-            scales=[self.scales[i] for i in places],
-            offsets=[self.offsets[i] for i in places],
-        )
+    scales: Sequence[float]
+    offsets: Sequence[float]
+    mask: NDArray[Any] | None = None
 
     @property
     def nodata_fraction(self) -> float:
@@ -132,8 +125,18 @@ def pack(chip: Chip) -> bytes:
         return bytes(memory.getbuffer())
 
 
-def unpack(payload: bytes, most: int = MAX_PIXELS) -> Chip:
-    """Read a GeoTIFF whole, one that `pack` made or another, of so many values (pixels x bands) at most.
+Pick = Callable[[Sequence[str], dict[str, Any]], tuple[Sequence[int], int | None]]
+"""Says by the names of the bands of a file, and what it tells about itself, which places are those of a chip,
+and which is that of the cloud mask."""
+
+
+def unpack(payload: bytes, most: int = MAX_PIXELS, pick: Pick | None = None) -> Chip:
+    """Read a GeoTIFF, one that `pack` made or another, of so many values (pixels x bands) at most.
+
+    Args:
+        payload: its bytes.
+        most: see above.
+        pick: the bands to read, which alone say where there are data; None: all.
 
     Raises:
         Rejected: it is damaged, or too large.
@@ -142,13 +145,16 @@ def unpack(payload: bytes, most: int = MAX_PIXELS) -> Chip:
         with gdal(), MemoryFile(payload) as memory, memory.open(driver=DRIVER) as file:
             check_size(file.count * file.width * file.height, most)
             check_file(file, most)
-            pixels = file.read()
-            about = _about(file)
-            valid = valid_in(file, pixels, None)
-            crs, place = file.crs, file.transform
-            if place == rasterio.Affine.identity():
-                crs = None
-            known = (band_names(file), crs, place, file.nodata, about, file.scales, file.offsets)
+            names, about = band_names(file), _about(file)
+            places, mask = (range(len(names)), None) if pick is None else pick(names, about)
+            numbers = [place + 1 for place in places]
+            pixels = file.read(numbers)
+            valid = valid_in(file, pixels, None, indexes=numbers)
+            clouds = None if mask is None else file.read(mask + 1)
+            crs = None if file.transform == rasterio.Affine.identity() else file.crs
+            bands = [names[place] for place in places]
+            scales, offsets = ([of[place] for place in places] for of in (file.scales, file.offsets))
+            known = (bands, crs, file.transform, file.nodata, about, scales, offsets, clouds)
             return Chip(pixels, valid, *known)
     except Rejected:
         raise
@@ -177,14 +183,27 @@ def check_file(file: Any, most: int) -> None:
         raise Rejected(f"Its values are of type {odd}, which is neither an integer nor a float.")
 
 
+def check_scale(name: str, kind: np.dtype[Any], scale: float, offset: float) -> None:
+    """Raise Rejected where the tags of a band do not make a reflectance of it: it would be all white.
+
+    Where there are no tags GDAL says 1 and 0, and it writes none that say so. Floats may be reflectances as
+    they are, whole numbers may not.
+    """
+    if (scale, offset) == (1, 0) and kind.kind in "ui":
+        raise Rejected(
+            f"Its band {name} has whole numbers, and no tags that scale them (satellite.scale=tags): write"
+            " their range, as in satellite.scale=[0, 10000], or auto."
+        )
+
+
 def valid_in(file: Any, pixels: NDArray[Any], window: Any, **how: Any) -> NDArray[np.bool_]:
-    """Where (rows, columns) all bands of a file have data: by its mask or nodata value, and no NaN.
+    """Where (rows, columns) all bands that were read have data: by mask or nodata value, and no NaN.
 
     Args:
         file: open.
         pixels: (bands, rows, columns) that were read from it.
         window: from where; None for all of it.
-        how: how they were read.
+        how: how they were read, and which: ``indexes``.
     """
     valid = np.ones(pixels.shape[1:], dtype=bool)
     if any(flag.name != "all_valid" for flags in file.mask_flag_enums for flag in flags):

@@ -65,11 +65,18 @@ class Image(Modality):
         Raises:
             Rejected: the picture is empty, damaged, in no known format, or has more than `max_pixels`.
         """
+        pixels = self.values(payload)
+        return pixels if pixels.dtype == np.uint8 else _shown(pixels)
+
+    def values(self, payload: bytes) -> NDArray[Any]:
+        """As `decode`, but what has more than 8 bits as the file has it: (H, W, 1), integers or floats.
+
+        Raises:
+            Rejected: see `decode`.
+        """
         image = _open(payload, self.max_pixels)
         try:
             return _pixels(_upright(image))
-        except Rejected:
-            raise
         except Exception:
             # Damaged headers surface as almost any exception (OSError, SyntaxError, struct.error, ...).
             raise Rejected("The image data are truncated or damaged.") from None
@@ -137,9 +144,9 @@ def _upright(image: Pillow.Image) -> Pillow.Image:
         return image  # an unreadable EXIF block says nothing about the picture
 
 
-def _pixels(image: Pillow.Image) -> NDArray[np.uint8] | NDArray[np.float32]:
+def _pixels(image: Pillow.Image) -> NDArray[Any]:
     if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey(np.asarray(image))
+        return np.asarray(image)[:, :, None]
     if image.has_transparency_data:
         # What lies under transparent pixels is arbitrary; a viewer shows the page behind them.
         image = image.convert("RGBA")
@@ -149,8 +156,8 @@ def _pixels(image: Pillow.Image) -> NDArray[np.uint8] | NDArray[np.float32]:
     return np.asarray(image.convert("RGB"))
 
 
-def _deep_grey(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale (H, W) of 16 bits, 32 bits or float to (H, W, 1) float32 in 0..255."""
+def _shown(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale values of 16 bits, 32 bits or float to float32 in 0..255."""
     grey = values.astype(np.float64)
     if not np.isfinite(grey).all():
         raise Rejected("The image holds NaN or infinite pixels.")
@@ -158,4 +165,4 @@ def _deep_grey(values: NDArray[Any]) -> NDArray[np.float32]:
     if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 65_535:
         low, high = 0.0, 65_535.0
     scaled = (grey - low) * (255.0 / (high - low)) if high > low else np.zeros_like(grey)
-    return scaled.astype(np.float32)[:, :, None]
+    return scaled.astype(np.float32)

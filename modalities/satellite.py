@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
 from modalities.base import FittedModality, ModalityError, Rejected, Settings, Source
-from modalities.chips import Chip, find_band, is_tiff, lon_lat, unpack
+from modalities.chips import Chip, check_scale, find_band, is_tiff, lon_lat, unpack
 from modalities.image import THUMBNAIL, Image
 from modalities.rules import Rule
 from modalities.sources.files import PART_ROWS
@@ -40,7 +40,15 @@ def _is_range(value: tuple[float, float]) -> tuple[float, float]:
 
 Range = Annotated[tuple[float, float], AfterValidator(_is_range)]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Band = PositiveInt | str
+
+
+def _is_band(value: int | str) -> int | str:
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"{value} is no band: they are numbered from 1")
+    return value
+
+
+Band = Annotated[int | str, AfterValidator(_is_band)]
 
 
 class Percentiles(Settings):
@@ -48,6 +56,9 @@ class Percentiles(Settings):
 
     percentiles: Annotated[tuple[Percent, Percent], AfterValidator(_is_range)]
     """[low, high], in percent"""
+
+
+Scaling = Literal["auto", "none", "tags"] | Range | list[Range] | Percentiles
 
 
 class Cloud(Settings):
@@ -74,9 +85,9 @@ class SatelliteSettings(Settings):
     """chips that reach over the scene's edge: pad (where max_nodata allows it), or drop"""
     resolution: Annotated[float, Field(gt=0)] | None = None
     """metres a pixel at which scenes are read, from their overviews; by default their own"""
-    bands: Annotated[list[Band], Field(min_length=1, max_length=16)] | None = None
+    bands: Annotated[list[Band], Field(min_length=1)] | None = None
     """the bands of a chip, by number from 1 or by description, such as [B04, B03, B02]; by default all"""
-    scale: Literal["auto", "none", "tags"] | Range | list[Range] | Percentiles = "auto"
+    scale: Scaling = "auto"
     """[low, high] or one such for each band, tags, none, {percentiles: [2, 98]}; auto: of all but 8 bits"""
     max_nodata: Annotated[float, Field(ge=0, le=1)] = 0.5
     """the largest share of a chip without data; a chip above it is rejected"""
@@ -122,8 +133,8 @@ class SatelliteSettings(Settings):
     def _knows_clouds(self) -> SatelliteSettings:
         if self.max_cloud < 1 and self.cloud.band is None:
             raise ValueError(
-                f"satellite.max_cloud {self.max_cloud:g} needs satellite.cloud.band beside it: name the band that"
-                " says where clouds are, such as SCL, or leave satellite.max_cloud out"
+                f"satellite.max_cloud {self.max_cloud:g} needs satellite.cloud.band beside it: name the band"
+                " that says where clouds are, such as SCL, or leave satellite.max_cloud out"
             )
         return self
 
@@ -191,23 +202,20 @@ class Satellite(FittedModality):
         Raises:
             Rejected: the chip is damaged or too large, has little data or much cloud, or lacks a band.
         """
-        if not is_tiff(payload):
-            return _picked_of_picture(self._pictures.decode(payload), self.options.bands)
         chip, cloud = self._chip(payload)
         if chip.nodata_fraction > self.options.max_nodata or not chip.valid.any():
             raise Rejected(_too_much("has no data in", "max_nodata", self.options.max_nodata))
         if cloud is not None and cloud > self.options.max_cloud:
             raise Rejected(_too_much("is under clouds in", "max_cloud", self.options.max_cloud))
-        return self._scaled(chip)
+        return self._scaled(chip, self._scale(chip, payload))
 
     def describe(self, sample: Any, payload: bytes) -> dict[str, Any]:
         """Return where the chip is from, where on Earth it lies, of when it is, and what it lacks."""
-        if not is_tiff(payload):
-            return {"nodata": 0.0}
         chip, cloud = self._chip(payload)
         about = chip.about
-        found: dict[str, Any] = {"nodata": chip.nodata_fraction, "cloud": cloud}
-        found |= {"scene": about.get("scene"), "window": about.get("window")}
+        found: dict[str, Any] = {"nodata": chip.nodata_fraction}
+        told = {"cloud": cloud, "scene": about.get("scene"), "window": about.get("window")}
+        found |= {name: value for name, value in told.items() if value is not None}
         if about.get("datetime"):
             found["datetime"] = datetime.fromisoformat(about["datetime"])
         if chip.crs is not None:
@@ -260,13 +268,14 @@ class Satellite(FittedModality):
 
     def glimpse(self, payload: bytes) -> Any:
         """Return values of a chip as they are (bands, n), NaN for no data; of 8 bits nothing, if left so."""
-        if not is_tiff(payload):
-            return np.empty((0, 0), np.float32)
+        nothing = np.empty((0, 0), np.float32)
+        if self.options.scale == "auto" and not is_tiff(payload):
+            return nothing  # as below, and without a look at it
         chip, _ = self._chip(payload)
         if not chip.valid.any():
             raise Rejected(_too_much("has no data in", "max_nodata", self.options.max_nodata))
-        if chip.pixels.dtype == np.uint8 and self.options.scale == "auto":
-            return np.empty((0, 0), np.float32)
+        if self._scale(chip, payload) == "none":
+            return nothing
         steps = [max(1, size // GLIMPSE) for size in chip.valid.shape]
         few = chip.pixels[:, :: steps[0], :: steps[1]].astype(np.float32)
         few[:, ~chip.valid[:: steps[0], :: steps[1]]] = np.nan
@@ -303,22 +312,49 @@ class Satellite(FittedModality):
 
     def _chip(self, payload: bytes) -> tuple[Chip, float | None]:
         """The chip with the bands asked for, and the share of its pixels that are cloud, if that is known."""
-        chip = unpack(payload, self.max_pixels)
-        if "scene" in chip.about:  # the source has picked them
-            return chip, chip.about.get("cloud")
-        bands, mask = chosen_bands(chip.bands, self.options)
-        cloud = None if mask is None else self.options.cloud.share(chip.pixels[mask], chip.valid)
-        return chip.with_bands(bands), cloud
+        chip = unpack(payload, self.max_pixels, self._pick) if is_tiff(payload) else self._pictured(payload)
+        if chip.mask is not None:
+            return chip, self.options.cloud.share(chip.mask, chip.valid)
+        return chip, chip.about.get("cloud")
 
-    def _scaled(self, chip: Chip) -> NDArray[np.uint8] | NDArray[np.float32]:
-        scale, pixels = self.options.scale, chip.pixels
-        if pixels.dtype == np.uint8 and scale in ("auto", "none") and chip.valid.all():
+    def _pick(self, names: Sequence[str], about: dict[str, Any]) -> tuple[list[int], int | None]:
+        """Places of the bands asked for, and of the cloud mask; a chip of ours may be all that was asked for.
+
+        Its bands have other numbers than in the scene that it was cut out of, by the same settings.
+        """
+        bands, cloud = self.options.bands, self.options.cloud.band
+        if bands is not None and about.get("asked") == bands:
+            bands = [*range(1, len(names) + 1)]
+        return chosen_bands(names, bands, cloud if about.get("cloud") is None else None)
+
+    def _pictured(self, payload: bytes) -> Chip:
+        """A picture as a chip that lies nowhere, its values as in the file where they are to be scaled."""
+        shown = self.options.scale in ("auto", "none")
+        pixels = self._pictures.decode(payload) if shown else self._pictures.values(payload)
+        pixels = pixels.transpose(2, 0, 1)
+        names = ["red", "green", "blue"] if len(pixels) == 3 else ["grey"]
+        places, mask = self._pick(names, {})
+        bands, clouds = pixels[places], None if mask is None else pixels[mask]
+        valid: NDArray[np.bool_] = np.isfinite(bands).all(axis=0)
+        names, count = [names[place] for place in places], len(places)
+        return Chip(bands, valid, names, None, None, None, {}, [1.0] * count, [0.0] * count, clouds)
+
+    def _scale(self, chip: Chip, payload: bytes) -> Scaling:
+        """How a chip is scaled: not at all where ``auto`` meets 8 bits, or a picture as it is shown."""
+        shown = chip.pixels.dtype == np.uint8 or not is_tiff(payload)
+        return "none" if shown and self.options.scale == "auto" else self.options.scale
+
+    def _scaled(self, chip: Chip, scale: Scaling) -> NDArray[np.uint8] | NDArray[np.float32]:
+        pixels = chip.pixels
+        if pixels.dtype == np.uint8 and scale == "none" and chip.valid.all():
             return np.ascontiguousarray(pixels.transpose(1, 2, 0))
         values = pixels.astype(np.float32)
         if scale == "tags":
+            for name, scale_of, offset_of in zip(chip.bands, chip.scales, chip.offsets, strict=True):
+                check_scale(name, pixels.dtype, scale_of, offset_of)
             gain, offset = (np.array(of, np.float32)[:, None, None] for of in (chip.scales, chip.offsets))
             values = (values * gain + offset) * WHITE
-        elif scale != "none" and not (scale == "auto" and pixels.dtype == np.uint8):
+        elif scale != "none":
             for band, (low, high) in enumerate(self._ranges_for(len(values))):
                 values[band] = np.clip((values[band] - low) * (WHITE / (high - low)), 0, WHITE)
         if not chip.valid.all():
@@ -339,25 +375,21 @@ class Satellite(FittedModality):
         return ranges[:bands]
 
 
-def chosen_bands(names: Sequence[str], options: SatelliteSettings) -> tuple[list[int], int | None]:
-    """Places of the bands that the options ask for, and of the cloud mask, if there is to be one.
+def chosen_bands(
+    names: Sequence[str], asked: Sequence[Band] | None, cloud: Band | None
+) -> tuple[list[int], int | None]:
+    """Places of the bands that are asked for, by default all, and of the cloud mask, if there is to be one.
 
     Raises:
         Rejected: one of them is not there.
     """
-    asked, masked = options.bands, options.cloud.band
-    mask = None if masked is None else find_band(masked, names, "satellite.cloud.band")
+    mask = None if cloud is None else find_band(cloud, names, "satellite.cloud.band")
     if asked is not None:
         return [find_band(band, names, "satellite.bands") for band in asked], mask
     bands = [band for band in range(len(names)) if band != mask]
     if not bands:
         raise Rejected("It has no band beside the mask of satellite.cloud.band.")
     return bands, mask
-
-
-def _picked_of_picture(pixels: NDArray[Any], bands: Sequence[Band] | None) -> NDArray[Any]:
-    names = ["red", "green", "blue"] if pixels.shape[2] == 3 else ["grey"]
-    return pixels if bands is None else pixels[:, :, [find_band(band, names, "satellite.bands") for band in bands]]
 
 
 def _too_much(what: str, key: str, most: float) -> str:

@@ -22,6 +22,7 @@ from modalities.chips import (
     Window,
     band_names,
     check_file,
+    check_scale,
     check_size,
     gdal,
     lon_lat,
@@ -116,7 +117,8 @@ def described(
     """Read from the headers how a scene is cut, into chips of so many values (pixels x bands) at most.
 
     Raises:
-        Rejected: it lies nowhere, its files do not match, it lacks a band, or has no room for a chip.
+        Rejected: it lies nowhere, its files do not match, it lacks a band, or its scale, or has no room for
+            a chip.
     """
     finest = max(files, key=lambda file: file.width)
     if finest.crs is None:
@@ -129,7 +131,10 @@ def described(
         near = 1.5 * max(map(abs, file.res))
         if file.crs != finest.crs or not np.allclose(file.bounds, finest.bounds, rtol=0, atol=near):
             raise Rejected("The files of the scene do not cover the same ground in the same CRS.")
-    wanted, mask = chosen_bands(_names(names, files), options)
+    known = _names(names, files)
+    wanted, mask = chosen_bands(known, options.bands, options.cloud.band)
+    if options.scale == "tags":
+        _check_scales(known, files, wanted)
     metres = _metres_a_pixel(finest)
     factors = [1.0, 1.0] if options.resolution is None else [options.resolution / m for m in metres]
     pixels = _in_pixels(options.chip, metres, factors)
@@ -158,6 +163,14 @@ def _names(names: Sequence[str], files: Sequence[Any]) -> list[str]:
         band = BAND_NAME.fullmatch(PurePosixPath(name).stem) if len(files) > 1 else None
         found += [band["band"]] if band else band_names(file)
     return found
+
+
+def _check_scales(names: Sequence[str], files: Sequence[Any], wanted: Sequence[int]) -> None:
+    """Raise Rejected where one of the bands that are wanted, by their places, lacks its scale."""
+    bands = [band for file in files for band in zip(file.dtypes, file.scales, file.offsets, strict=True)]
+    for place in wanted:
+        kind, scale, offset = bands[place]
+        check_scale(names[place], np.dtype(kind), scale, offset)
 
 
 def _metres_a_pixel(file: Any) -> list[float]:
@@ -197,7 +210,7 @@ class Reader:
             check_file(file, most)
         places = [(file, band) for file in files for band in range(1, file.count + 1)]
         names = _names(scene.files, files)
-        wanted, mask = chosen_bands(names, options)
+        wanted, mask = chosen_bands(names, options.bands, options.cloud.band)
         self._bands = [places[i] for i in wanted]
         self._names = [names[i] for i in wanted]
         self._mask = None if mask is None else places[mask]
@@ -246,7 +259,8 @@ class Reader:
             raise Rejected("Its pixels cannot be read: the file is truncated or damaged.") from None
         zoom = rasterio.Affine.scale(window.width / scene.shape[1], window.height / scene.shape[0])
         place = finest.transform @ rasterio.Affine.translation(window.x, window.y) @ zoom
-        about = {"scene": scene.name, "window": list(window), "datetime": self._moment, "cloud": cloud}
+        about: dict[str, Any] = {"scene": scene.name, "window": list(window), "datetime": self._moment}
+        about |= {"cloud": cloud, "asked": self._options.bands}
         scales = [file.scales[band - 1] for file, band in self._bands]
         offsets = [file.offsets[band - 1] for file, band in self._bands]
         return Chip(pixels, valid, self._names, finest.crs, place, self._nodata, about, scales, offsets)

@@ -1,9 +1,11 @@
 """A chip becomes what encoders take, says where it is from, and lets itself be seen."""
 
 import io
+import re
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from modalities import ModalityError, Rejected, modality, source
@@ -15,9 +17,13 @@ def satellite(**options):
     return modality("satellite", SatelliteSettings(**options))
 
 
-def payloads(path, made):
+def records(path, made):
     pool = source("geotiff", str(path), modality=made)
-    return [record.payload for part in pool.parts() for record in pool.read(part)]
+    return [record for part in pool.parts() for record in pool.read(part)]
+
+
+def payloads(path, made):
+    return [record.payload for record in records(path, made)]
 
 
 def tile(tmp_path, pixels, **how):
@@ -25,9 +31,9 @@ def tile(tmp_path, pixels, **how):
     return (tmp_path / "tile.tif").read_bytes()
 
 
-def png(pixels):
+def png(pixels, form="PNG"):
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, form)
     return buffer.getvalue()
 
 
@@ -90,14 +96,48 @@ def test_auto_leaves_eight_bits_alone_and_scales_what_has_more(tmp_path):
     assert made.decode(large).max() == 255
 
 
-def test_tags_give_a_reflectance(tmp_path):
-    write_scene(tmp_path / "a.tif", np.full((1, 4, 4), 3000, "uint16"))
-    import rasterio
-
+@pytest.mark.parametrize(
+    ("kind", "scale", "offset", "white"),
+    [
+        ("uint16", 0.0001, -0.1, 0.2),
+        ("uint16", 1, -2999, 1),
+        ("float32", 1, 0, 3000),
+        ("float32", 0.001, 0, 3),
+    ],
+)
+def test_tags_give_a_reflectance_and_floats_may_be_one(tmp_path, kind, scale, offset, white):
+    write_scene(tmp_path / "a.tif", np.full((2, 4, 4), 3000, kind))
     with rasterio.open(tmp_path / "a.tif", "r+") as file:
-        file.scales, file.offsets = [0.0001], [-0.1]
-    for payload in ((tmp_path / "a.tif").read_bytes(), *payloads(tmp_path, satellite(chip=4))):
-        np.testing.assert_allclose(satellite(scale="tags").decode(payload), 0.2 * 255, rtol=1e-5)
+        file.scales, file.offsets = [scale] * 2, [offset] * 2
+    made = satellite(scale="tags", chip=4)
+    for payload in ((tmp_path / "a.tif").read_bytes(), *payloads(tmp_path, made)):
+        np.testing.assert_allclose(made.decode(payload), white * 255, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "uint16"])
+def test_whole_numbers_without_tags_are_no_reflectance(tmp_path, kind):
+    payload = tile(tmp_path, values(2, 8, 8, kind))
+    made = satellite(scale="tags", chip=8)
+    said = r"band 1 has whole numbers, and no tags .*satellite\.scale=\[0, 10000\], or auto"
+    (record,) = records(tmp_path, made)  # the scene is rejected as one
+    assert re.search(said, record.reason)
+    (cut,) = payloads(tmp_path, satellite(chip=8))
+    for lacking in (payload, cut):
+        with pytest.raises(Rejected, match=said):
+            made.decode(lacking)
+    with pytest.raises(Rejected, match="band red has whole numbers"):
+        made.decode(png(np.full((8, 8, 3), 9, np.uint8)))
+
+
+def test_tags_are_asked_for_of_the_bands_of_the_chip_alone(tmp_path):
+    write_scene(tmp_path / "s_B1.tif", np.full((1, 4, 4), 3000, "uint16"))
+    write_scene(tmp_path / "s_B2.tif", np.full((1, 4, 4), 3000, "uint16"))
+    with rasterio.open(tmp_path / "s_B2.tif", "r+") as file:
+        file.scales = [0.0001]
+    (payload,) = payloads(tmp_path, satellite(scale="tags", chip=4, bands=["B2"]))
+    np.testing.assert_allclose(satellite(scale="tags").decode(payload), 0.3 * 255, rtol=1e-5)
+    (record,) = records(tmp_path, satellite(scale="tags", chip=4))
+    assert "band B1 has whole numbers" in record.reason
 
 
 def test_pixels_without_data_get_the_mean_of_the_others(tmp_path):
@@ -119,6 +159,71 @@ def test_pixels_without_data_get_the_mean_of_the_others(tmp_path):
 )
 def test_lengths(text, metres):
     assert length_in_metres(text) == metres
+
+
+def without_data(tmp_path):
+    """Two bands without data in two rows, and a mask that is 0 but where there are clouds."""
+    pixels = values(3, 16, 16)
+    pixels[:2, :2] = 0
+    pixels[2] = 0
+    pixels[2, 2:9, :4] = 9
+    return {"payload": tile(tmp_path, pixels, nodata=0), "bands": [1, 2], "cloud": {"band": 3}}
+
+
+def damaged_band(tmp_path):
+    pixels = values(13, 16, 16).astype(np.float32)
+    pixels[12] = np.nan
+    pixels[3, :4] = np.nan
+    return {"payload": tile(tmp_path, pixels), "bands": [4, 3, 2]}
+
+
+def masked(tmp_path):
+    pixels = values(3, 16, 16, "uint8")
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        write_scene(tmp_path / "tile.tif", pixels)
+        with rasterio.open(tmp_path / "tile.tif", "r+") as file:
+            file.write_mask(np.arange(256).reshape(16, 16) >= 32)
+    return {"payload": (tmp_path / "tile.tif").read_bytes(), "bands": [2, 2], "cloud": {"band": 1}}
+
+
+@pytest.mark.parametrize("made", [without_data, damaged_band, masked])
+def test_a_file_is_judged_alike_as_a_scene_and_as_a_tile(tmp_path, made):
+    """Bands that were not asked for, and the cloud mask, do not say where there are data."""
+    options = made(tmp_path)
+    as_tile = options.pop("payload")
+    kind = satellite(chip=16, scale="none", **options)
+    (as_chip,) = payloads(tmp_path, kind)
+    np.testing.assert_array_equal(kind.decode(as_tile), kind.decode(as_chip))
+    ours, theirs = (kind.describe(None, payload) for payload in (as_tile, as_chip))
+    assert ours["nodata"] == theirs["nodata"] > 0
+    assert ours.get("cloud") == theirs.get("cloud")
+
+
+@pytest.mark.parametrize("names", [None, ["B01", "B02", "B03", "SCL"]])
+def test_a_chip_is_a_tile_that_bands_are_picked_of(tmp_path, names):
+    pixels = write_scene(tmp_path / "a.tif", values(4, 8, 8), names=names)
+    asked = {"bands": [3, 2, 1], "scale": "none", "chip": 8}
+    (chip,) = payloads(tmp_path, satellite(**asked))
+    as_cut = pixels[[2, 1, 0]].transpose(1, 2, 0)
+    for same in (asked, {"scale": "none"}):  # by the settings that it was cut with it is what it was
+        np.testing.assert_array_equal(satellite(**same).decode(chip), as_cut)
+    np.testing.assert_array_equal(satellite(bands=[1], scale="none").decode(chip)[:, :, 0], pixels[2])
+    named = satellite(bands=[names[0] if names else "1"], scale="none")
+    np.testing.assert_array_equal(named.decode(chip)[:, :, 0], pixels[0])
+    with pytest.raises(Rejected, match="no band 'B99'"):
+        satellite(bands=["B99"]).decode(chip)
+    with pytest.raises(Rejected, match="has 3 bands, and satellite.bands asks for number 4"):
+        satellite(bands=[4]).decode(chip)
+
+
+def test_clouds_of_a_chip_are_counted_later_where_it_has_its_mask(tmp_path):
+    pixels = values(3, 8, 8)
+    pixels[2, :, :2], pixels[2, :, 2:] = 9, 4
+    write_scene(tmp_path / "a.tif", pixels)
+    (chip,) = payloads(tmp_path, satellite(chip=8))
+    made = satellite(cloud={"band": 3}, scale="none")
+    assert made.describe(None, chip)["cloud"] == 0.25
+    assert made.decode(chip).shape == (8, 8, 2)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -179,6 +284,42 @@ def test_a_picture_is_a_tile_without_a_place(tmp_path):
     assert made.describe(pixels, payload) == {"nodata": 0.0}
     assert made.suffix(payload) == ".png"
     assert "data:image" in made.show(payload, "a")
+
+
+@pytest.mark.parametrize("scale", [(50, 150), [(0, 100), (0, 200), (50, 150)], {"percentiles": (10, 90)}])
+def test_a_picture_is_scaled_as_a_tile_of_8_bits(tmp_path, scale):
+    pixels = values(3, 16, 16, "uint8")
+    same = {"tif": tile(tmp_path, pixels), "png": png(pixels.transpose(1, 2, 0))}
+    decoded = {}
+    for form, payload in same.items():
+        made = satellite(scale=scale)
+        made.fit([made.glimpse(payload)])
+        decoded[form] = made.decode(payload)
+    np.testing.assert_array_equal(decoded["tif"], decoded["png"])
+    assert (decoded["png"].min(), decoded["png"].max()) == (0, 255)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG2000"])
+def test_a_range_is_of_the_values_of_a_deep_picture_as_they_are(form):
+    pixels = np.arange(256, dtype=np.uint16).reshape(16, 16) * 20
+    decoded = satellite(scale=[0, 2550]).decode(png(pixels, form))
+    np.testing.assert_allclose(decoded[:, :, 0], np.clip(pixels / 10, 0, 255), rtol=1e-5)
+    for scale in ("auto", "none"):  # as a viewer shows it
+        decoded = satellite(scale=scale).decode(png(pixels, form))
+        np.testing.assert_allclose(decoded[:, :, 0], pixels / 257, rtol=1e-5)
+
+
+def test_a_picture_may_have_its_mask_and_is_rejected_without():
+    pixels = np.full((8, 8, 3), 7, np.uint8)
+    pixels[:2, :, 2] = 9
+    payload = png(pixels)
+    made = satellite(cloud={"band": "blue"}, max_cloud=0.3)
+    np.testing.assert_array_equal(made.decode(payload), pixels[:, :, :2])
+    assert made.describe(None, payload) == {"nodata": 0.0, "cloud": 0.25}
+    with pytest.raises(Rejected, match="under clouds in more than 20 %"):
+        satellite(cloud={"band": 3}, max_cloud=0.2).decode(payload)
+    with pytest.raises(Rejected, match=r"no band 'SCL', only red, green, blue \(satellite\.cloud\.band\)"):
+        satellite(cloud={"band": "SCL"}, max_cloud=0.2).decode(payload)
 
 
 def test_a_chip_is_shown_even_with_twelve_bands_and_holes(tmp_path):
