@@ -116,8 +116,8 @@ class Modality(ABC):
 
     Attributes:
         name: as in the config.
-        kind: what `decode` returns and encoders accept: ``raster`` (an array (H, W, bands), 1 to 16 bands,
-            uint8 or float32), ``text`` (a str), or a plugin's own word.
+        kind: what `decode` returns and encoders accept: ``raster`` (an array (H, W, bands), uint8 or float32;
+            an encoder says how many bands it takes), ``text`` (a str), or a plugin's own word.
         default_encoder: the encoder when the config names none.
         suffixes: lower-case suffixes of files that hold one sample each.
         columns: what `describe` adds to the table of embeddings, and of the curated set. Some mean a place on
@@ -180,6 +180,10 @@ class Modality(ABC):
     @abstractmethod
     def describe(self, sample: Any, payload: bytes) -> dict[str, Any]:
         """Return one value for each of `columns`."""
+
+    def completed(self, about: dict[str, Any], id: str) -> dict[str, Any]:
+        """Return what `describe` found, with what the id of the sample tells beside it, such as a date."""
+        return about
 
     @abstractmethod
     def show(self, payload: bytes, uri: str) -> str:

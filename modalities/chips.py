@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -297,6 +297,18 @@ def moment_named(name: str, pattern: str | None = None) -> str | None:
         except (ValueError, KeyError, OverflowError):
             continue
     return None
+
+
+def dated(moment: str | None, names: Iterable[str], pattern: str | None) -> str | None:
+    """Return of when a scene is, as ISO 8601 in UTC, or None: tags come before names that follow no pattern.
+
+    Args:
+        moment: what its tags say.
+        names: of which the first with a date counts.
+        pattern: as in `moment_named`.
+    """
+    day = next(filter(None, (moment_named(name, pattern) for name in names)), None)
+    return day or moment if pattern else moment or day
 
 
 def lon_lat(crs: Any, xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
 from modalities.base import FittedModality, ModalityError, Rejected, Settings, Source
-from modalities.chips import Chip, check_scale, find_band, is_tiff, lon_lat, unpack
+from modalities.chips import Chip, check_scale, dated, find_band, is_tiff, lon_lat, unpack
 from modalities.image import THUMBNAIL, Image
 from modalities.rules import Rule
 from modalities.sources.files import PART_ROWS
@@ -95,7 +95,7 @@ class SatelliteSettings(Settings):
     """the largest share of a chip under clouds; a chip above it is rejected"""
     cloud: Cloud = Cloud()
     date: str | None = None
-    """where a scene's name has its date: a regular expression with groups year, month, day, doy"""
+    """where names of scenes, or ids of tiles, have a date: a regular expression with year, month, day, doy"""
     thin: Thin = Thin()
     """chips that lie near to each other are left out, but for one"""
     cap: Cap = Cap()
@@ -230,6 +230,13 @@ class Satellite(FittedModality):
                 found["corners"] = [coordinate for corner in corners for coordinate in corner]
         return found
 
+    def completed(self, about: dict[str, Any], id: str) -> dict[str, Any]:
+        """Return ``about`` with the date that the scene's name, or the id of a tile, tells."""
+        moment = about.get("datetime")
+        names = [about["scene"]] if "scene" in about else _names_in(id, self.options.date)
+        found = dated(moment and moment.isoformat(), names, self.options.date)
+        return about | {"datetime": datetime.fromisoformat(found)} if found else about
+
     def show(self, payload: bytes, uri: str) -> str:
         """Return an ``<img>`` of three bands, each stretched between its 2nd and 98th percentile."""
         if not is_tiff(payload):
@@ -335,7 +342,7 @@ class Satellite(FittedModality):
         names = ["red", "green", "blue"] if len(pixels) == 3 else ["grey"]
         places, mask = self._pick(names, {})
         bands, clouds = pixels[places], None if mask is None else pixels[mask]
-        valid: NDArray[np.bool_] = np.isfinite(bands).all(axis=0)
+        valid = np.asarray(np.isfinite(bands).all(axis=0))
         names, count = [names[place] for place in places], len(places)
         return Chip(bands, valid, names, None, None, None, {}, [1.0] * count, [0.0] * count, clouds)
 
@@ -390,6 +397,13 @@ def chosen_bands(
     if not bands:
         raise Rejected("It has no band beside the mask of satellite.cloud.band.")
     return bands, mask
+
+
+def _names_in(id: str, pattern: str | None) -> list[str]:
+    """What a tile's id says of it, first what is its own: what follows the path of a tar or a table."""
+    numbers = r"#\d+$" if pattern else r"(^|#)\d+$"  # of a row, or all of the id: they may look like a date
+    name = re.sub(numbers, "", id)
+    return [name.rpartition("#")[2], name]
 
 
 def _too_much(what: str, key: str, most: float) -> str:

@@ -97,13 +97,14 @@ def prepared(
     kinds = modality.columns | ({TRUNCATED: pa.bool_()} if encoder.truncates else {})
     described: dict[str, list[Any]] = {name: [] for name in kinds}
     with watchdog(timeout) as alive:
-        for payload, reason in zip(samples["payload"], samples["reason"].to_pylist(), strict=True):
+        columns = samples["id"].to_pylist(), samples["payload"], samples["reason"].to_pylist()
+        for id, payload, reason in zip(*columns, strict=True):
             ready: bytes | str | None = None
             about: dict[str, Any] = {}
             alive()
             if payload.is_valid:
                 try:
-                    ready, about = _prepared(payload.as_py(), modality, encoder)
+                    ready, about = _prepared(id, payload.as_py(), modality, encoder)
                 except Exception as error:  # hostile bytes reach libraries that raise anything
                     reason = verdict(error)
             else:
@@ -113,7 +114,7 @@ def prepared(
             for name, values in described.items():
                 values.append(about.get(name))
     kind = pa.large_string() if encoder.input_shape is None else pa.large_binary()
-    columns = {
+    table = {
         "id": samples["id"],
         "uri": samples["uri"],
         "reason": pa.array(reasons, pa.string()),
@@ -121,7 +122,7 @@ def prepared(
         **{name: samples[name] for name in samples.column_names if name not in READ},
         **{name: pa.array(values, kinds[name]) for name, values in described.items()},
     }
-    return pa.table(columns)
+    return pa.table(table)
 
 
 def verdict(error: Exception) -> str:
@@ -133,9 +134,11 @@ def verdict(error: Exception) -> str:
     )
 
 
-def _prepared(payload: bytes, modality: Modality, encoder: Encoder) -> tuple[bytes | str, dict[str, Any]]:
+def _prepared(
+    id: str, payload: bytes, modality: Modality, encoder: Encoder
+) -> tuple[bytes | str, dict[str, Any]]:
     sample = modality.decode(payload)
-    ready, about = encoder.prepare(sample), modality.describe(sample, payload)
+    ready, about = encoder.prepare(sample), modality.completed(modality.describe(sample, payload), id)
     for name, kind in modality.columns.items():
         pa.scalar(about.get(name), kind)  # raises here, where it costs the one sample
     if encoder.truncates:

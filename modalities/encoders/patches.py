@@ -39,6 +39,7 @@ MAX_SIZE = 32
 """Larger images are shrunk to this many pixels a side: the words describe edges and colours, not detail."""
 
 MAX_BANDS = 16
+"""The whitening is of side `patch`^2 x bands; that of 200 bands would take minutes, and gigabytes."""
 
 CONTRAST = 0.003
 """Added to a patch's variance, in images of unit variance: flat patches stay flat (about 10 in 0..255)."""
@@ -101,7 +102,7 @@ class Patches(FittedEncoder):
             seed: of the choice of patches.
 
         Raises:
-            ModalityError: there is no sample, or one has more than 16 bands.
+            ModalityError: there is no sample, or most have more than 16 bands.
         """
         if not len(samples):
             raise ModalityError("The encoder 'patches' has no sample to learn from: every one was rejected.")
@@ -247,9 +248,12 @@ class Patches(FittedEncoder):
 
 def _usual_bands(samples: Sequence[Any]) -> int:
     counts = np.bincount([sample.shape[2] for sample in samples])
-    if len(counts) > MAX_BANDS + 1:
-        raise ModalityError(f"An image has {len(counts) - 1} bands; 'patches' takes 1 to {MAX_BANDS}.")
     usual = int(counts.argmax())
+    if usual > MAX_BANDS:
+        raise ModalityError(
+            f"The images have {usual} bands, but the encoder 'patches' takes 1 to {MAX_BANDS}: choose some"
+            " (satellite.bands), or take another encoder."
+        )
     # A few colour images among grey ones: grey can become RGB without loss, not the other way round.
     return 3 if usual == 1 and len(counts) > 3 and counts[3] else usual
 

@@ -24,10 +24,10 @@ from modalities.chips import (
     check_file,
     check_scale,
     check_size,
+    dated,
     gdal,
     lon_lat,
     moment_in,
-    moment_named,
     valid_in,
 )
 from modalities.satellite import SatelliteSettings, chosen_bands, length_in_metres
@@ -215,9 +215,7 @@ class Reader:
         self._names = [names[i] for i in wanted]
         self._mask = None if mask is None else places[mask]
         moments = (moment_in(file.tags()) for file in files)
-        self._moment = next(filter(None, moments), None) or moment_named(scene.name, options.date)
-        if options.date:
-            self._moment = moment_named(scene.name, options.date) or self._moment
+        self._moment = dated(next(filter(None, moments), None), [scene.name], options.date)
         kind = np.result_type(*(file.dtypes[band - 1] for file, band in self._bands))
         wide = kind.kind in "iu" and kind.itemsize > 4  # encoders see float32 anyway
         self._kind = np.dtype(np.float64) if wide else kind

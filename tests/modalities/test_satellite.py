@@ -275,6 +275,45 @@ def test_days_are_in_tags_and_in_names(tmp_path, name, tags, date, day):
     assert found is None if day is None else found.isoformat() == f"{day}+00:00"
 
 
+@pytest.mark.parametrize(
+    ("id", "date", "day"),
+    [
+        ("S2A_20200131T101321_7.tif", None, "2020-01-31"),
+        ("2020-01-31/tile_7.tif", None, "2020-01-31"),
+        ("pucallpa_1995.tif", r"_(?P<year>\d{4})\.", "1995-01-01"),
+        ("shards-20230101.tar#S2A_20200131_7", None, "2020-01-31"),  # the key is the tile's own
+        ("S2A_20200131.tar#tile_7", None, "2020-01-31"),
+        ("date=2020-01-31/part-0.parquet#19990101", None, "2020-01-31"),  # the number of a row is no day
+        ("tiles.parquet#19990101", None, None),
+        ("tiles.parquet#1999", r"(?P<year>\d{4})", None),
+        ("19990101", None, None),  # any number, as far as is known
+        ("19990101", r"^(?P<year>\d{4})(?P<month>\d\d)", "1999-01-01"),
+        ("tile_7.tif", None, None),
+    ],
+)
+def test_a_tile_has_the_day_that_its_id_tells(tmp_path, id, date, day):
+    made = satellite(date=date, scale="none")
+    for payload in (tile(tmp_path, values(3, 8, 8)), png(np.full((8, 8, 3), 9, np.uint8))):
+        found = made.completed(made.describe(None, payload), id).get("datetime")
+        assert found is None if day is None else found.isoformat() == f"{day}T00:00:00+00:00"
+
+
+def test_tags_of_a_tile_are_more_than_its_id_but_less_than_what_was_asked_for(tmp_path):
+    payload = tile(tmp_path, values(3, 8, 8), tags={"TIFFTAG_DATETIME": "1995:06:07 08:09:10"})
+    for date, year in ((None, 1995), (r"_(?P<year>\d{4})", 2020), (r"q(?P<year>\d{4})", 1995)):
+        made = satellite(date=date, scale="none")
+        assert made.completed(made.describe(None, payload), "x_20200131.tif")["datetime"].year == year
+
+
+def test_a_chip_has_the_date_of_its_scene_whatever_its_own_name(tmp_path):
+    write_scene(tmp_path / "S2_20200131_2019.tif", values(3, 8, 8))
+    (chip,) = payloads(tmp_path, satellite(chip=8))
+    for date, year in ((None, 2020), (r"_(?P<year>\d{4})\.", 2019)):  # also one that is asked for later
+        made = satellite(date=date)
+        for id in ("S2_20200131_2019.tif#0_0_8_8", "19990101/x.tif"):
+            assert made.completed(made.describe(None, chip), id)["datetime"].year == year
+
+
 def test_a_picture_is_a_tile_without_a_place(tmp_path):
     pixels = values(3, 8, 8, "uint8").transpose(1, 2, 0)
     payload = png(pixels)

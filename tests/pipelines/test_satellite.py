@@ -3,6 +3,11 @@
 import numpy as np
 import pytest
 
+from modalities import modality, source
+from modalities.encoders.patches import Patches
+from modalities.satellite import SatelliteSettings
+from pipelines import encode
+from pipelines.fitting import kmeans
 from pipelines.manifest import read_manifest
 from pipelines.store import Store
 from tests.modalities.scenes import values, write_scene
@@ -24,6 +29,17 @@ def scenes(tmp_path_factory):
     write_scene(folder / "nowhere.tif", crs=None)
     (folder / "text.tif").write_text("no scene")
     return folder
+
+
+def test_tiles_have_the_days_of_their_names(tmp_path):
+    for day in ("20200131", "20200201"):
+        write_scene(tmp_path / f"S2_{day}.tif", values(3, 16, 16))
+    made, encoder = modality("satellite", SatelliteSettings(scale="none")), Patches()
+    pool = source("files", str(tmp_path), modality=made)
+    read = encode.tabled([record for part in pool.parts() for record in pool.read(part)], {})
+    encoder.fit([made.decode(payload) for payload in read["payload"].to_pylist()], kmeans, 0)
+    days = encode.prepared(read, made, encoder)["datetime"].to_pylist()
+    assert [day.date().isoformat() for day in days] == ["2020-01-31", "2020-02-01"]
 
 
 @pytest.fixture

@@ -123,8 +123,10 @@ def test_grey_and_colour_mix_and_other_bands_are_rejected():
         made.prepare(rasters(1, bands=5)[0])
     with pytest.raises(Rejected, match="NaN"):
         made.prepare(np.full((8, 8, 3), np.nan, np.float32))
-    with pytest.raises(ModalityError, match="17 bands"):
+    with pytest.raises(ModalityError, match=r"17 bands.*choose some \(satellite\.bands\)"):
         Patches().fit(rasters(3, bands=17), kmeans, 0)
+    made.fit([*rasters(3, bands=16), *rasters(1, bands=17)], kmeans, 0)
+    assert made.input_shape == (8, 8, 16)
 
 
 def test_it_tells_digits_apart():
