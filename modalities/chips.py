@@ -191,8 +191,8 @@ def check_scale(name: str, kind: np.dtype[Any], scale: float, offset: float) -> 
     """
     if (scale, offset) == (1, 0) and kind.kind in "ui":
         raise Rejected(
-            f"Its band {name} has whole numbers, and no tags that scale them (satellite.scale=tags): write"
-            " their range, as in satellite.scale=[0, 10000], or auto."
+            f"Its band {name} has whole numbers, and no tags that scale them (satellite.scale=tags): leave"
+            " it out of satellite.bands, or write the range, as in satellite.scale=[0, 10000], or auto."
         )
 
 

@@ -59,6 +59,17 @@ def test_a_mask_alone_is_no_chip(tmp_path):
         satellite(cloud={"band": 1}).decode(tile(tmp_path, values(1)))
 
 
+def test_a_chip_may_have_bands_by_the_hundred(tmp_path):
+    pixels = values(200, 8, 8, "uint8")
+    payload = tile(tmp_path, pixels)
+    (cut,) = payloads(tmp_path, satellite(chip=8, bands=[*range(200, 0, -1)]))
+    for same in (payload, cut):
+        decoded = satellite(bands=[*range(200, 0, -1)]).decode(same)
+        np.testing.assert_array_equal(decoded, pixels[::-1].transpose(1, 2, 0))
+    with pytest.raises(Rejected, match=r"no band 'B1', only 1, 2, 3, .*20, \.\.\. \(satellite\.bands\)"):
+        satellite(bands=["B1"]).decode(payload)
+
+
 def test_a_fixed_range_becomes_black_and_white(tmp_path):
     pixels = np.array([[[0, 1000], [2000, 5000]], [[0, 100], [200, 50]]], "uint16")
     decoded = satellite(scale=[0, 2000]).decode(tile(tmp_path, pixels))
