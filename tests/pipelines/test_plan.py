@@ -5,6 +5,8 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation.cost import Work, scan_work, tree_work
@@ -86,6 +88,30 @@ def test_the_encoder_says_how_long_an_embedding_is(told, write_config, tmp_path)
     assert (found["samples"], found["dimensions"]) == (40, 128)
     assert found["disk"]["export"] > 0
     assert any("embedding is not estimated" in note for note in found["notes"])
+
+
+TEXT_POOLS = {
+    "documents.parquet": ("parquet", {"text": ["one", "two"], "author": ["x", "y"]}),
+    "documents.jsonl": ("jsonl", '{"text": "one"}\n{"text": "two"}\n'),
+    "lines.txt": ("txt", "one\ntwo\n"),
+    "folder/a.txt": ("files", "one"),
+}
+
+
+@pytest.mark.parametrize("file", TEXT_POOLS)
+def test_the_example_for_texts_takes_what_it_says_and_the_format_is_told(told, tmp_path, file):
+    fmt, content = TEXT_POOLS[file]
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    if fmt == "parquet":
+        pq.write_table(pa.table(content), path)
+    else:
+        path.write_text(content)
+    pool = path.parent if fmt == "files" else path
+    asked = ("examples/text.yaml", f"source.path={pool}", f"output={tmp_path / 'run'}", "--dimensions", 8)
+    assert f"source.format auto is {fmt}, as the names of 1 of 1 files ({path.suffix}) tell" in (
+        " ".join(told(*asked).split())
+    )
 
 
 def test_unknown_dimensions_are_asked_for(told, write_config, tmp_path):

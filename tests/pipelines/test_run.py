@@ -186,7 +186,9 @@ def test_a_request_that_cannot_be_met_costs_nothing_that_is_there(evenset, write
     vectors[:25] = np.nan
     np.save(tmp_path / "pool.npy", vectors)
     config = write_config(tmp_path / "pool.npy", cluster={"n_clusters": [10, 3]}, sample={"size": 6})
-    assert evenset("run", config).code == 0
+    done = evenset("run", config)
+    assert done.code == 0, done
+    assert "source.format auto is embeddings, as the names of 1 of 1 files (.npy) tell" in done.text
     before = files_in(tmp_path / "run")
     for stage, wish in (
         ("run", "sample.size=36"),
