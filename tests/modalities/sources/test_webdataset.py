@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pyarrow as pa
 import pytest
+import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -289,9 +290,8 @@ def test_it_travels(tmp_path):
 
 
 def test_webdataset_itself_reads_the_same(tmp_path):
-    wds = pytest.importorskip("webdataset")
     content = tar_of([(f"d/{i}.{kind}", b"%d" % i) for i in range(9) for kind in ("jpg", "cls")])
     (tmp_path / "x.tar").write_bytes(content)
-    theirs = wds.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False)
+    theirs = webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False)
     ours = everything(source(tmp_path, id_column="__key__"))
     assert [(s["__key__"], s["jpg"]) for s in theirs] == [(r.id, r.payload) for r in ours]
