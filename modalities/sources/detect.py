@@ -8,9 +8,9 @@ from itertools import islice
 from types import MappingProxyType
 
 from modalities.base import ModalityError
-from modalities.sources import lines, lists, parquet, webdataset
+from modalities.sources import faults, lines, lists, parquet, webdataset
 from modalities.sources.compression import Damaged, Forward
-from modalities.sources.paths import READ_ERRORS, File, Listing, Root
+from modalities.sources.paths import READ_ERRORS, File, Listing
 
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "parquet": parquet.SUFFIXES,
@@ -59,7 +59,7 @@ def detect_format(
         looked_into = fmt is None and file.named and unclear < LOOKED_INTO
         if looked_into:
             unclear += 1
-            fmt = _by_magic(listing.root, file.name)
+            fmt = _by_magic(listing, file.name)
         if fmt is not None:
             found[fmt].add(file, looked_into)
     best = max(found, key=lambda name: found[name].weight)
@@ -106,15 +106,17 @@ class Found:
         return f"the names of {self.files:,} of {all_files:,} files ({', '.join(sorted(self.suffixes))})"
 
 
-def _by_magic(root: Root, name: str) -> str:
-    fs, path = root.join(name)
+def _by_magic(listing: Listing, name: str) -> str:
+    fs, path = listing.root.join(name)
     try:
         with fs.open(path, "rb") as stream:
             head = Forward(stream).read(HEAD)
-    except (Damaged, FileNotFoundError):  # of what a list names, each is judged when it is read
+    except Damaged:
         head = b""
     except READ_ERRORS as error:
-        raise ModalityError(f"{root.uri(name)} cannot be read: {error}.") from error
+        if listing.single or not faults.is_its_own(error):
+            raise ModalityError(f"{listing.root.uri(name)} cannot be read: {error}.") from error
+        head = b""  # each is judged when it is read
     if head.lstrip().startswith(b"{"):
         return "jsonl"
     return next((fmt for at, magic, fmt in MAGIC if head[at:].startswith(magic)), "files")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from modalities.base import ModalityError, Part, Record, Source
 from modalities.mapper import Mapper, threads
 from modalities.packed import Packed
+from modalities.sources import faults
 from modalities.sources.paths import READ_ERRORS, File, Listing, Root, list_files, printable
 from modalities.sources.patience import SlowError
 from modalities.sources.walk import is_local
@@ -139,15 +139,9 @@ def read_file(root: Root, name: str) -> tuple[bytes | None, str | None]:
             if len(payload) > SAMPLE_BYTES:
                 return None, f"The file has more than {SAMPLE_BYTES:,} bytes."
             return payload, None
-    except FileNotFoundError:
-        pass
-    except PermissionError:
-        return None, "The file may not be read (permission denied)."
     except READ_ERRORS as error:
-        code = getattr(error, "errno", None)
-        why = errno.errorcode.get(code, type(error).__name__) if code else type(error).__name__
-        return None, f"The file cannot be read ({why})."
-    return None, "The file is gone, or is no regular file."
+        return None, faults.told(error)
+    return None, faults.told(FileNotFoundError())
 
 
 def _content(root: Root, name: str) -> bytes | None:

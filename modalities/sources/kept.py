@@ -1,7 +1,7 @@
 """Which columns of a table, beside the sample, stay with it (``source.keep``), and as what.
 
 A string is freed of the secrets of uris, as uris are. JSON has no types: a string stays one, everything
-else is kept as the JSON that it was.
+else is kept as the JSON that it was. A member of a tar has none either: it is kept as the text that it holds.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ def kept_types(schema: pa.Schema, keep: Sequence[str], name: str) -> dict[str, p
             raise ModalityError(
                 f"{name} has no column {column!r}: set source.keep to some of {', '.join(schema.names)}."
             )
-        kind = schema.field(column).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        kind = plain_type(schema.field(column).type)
         if _extended(kind):
             raise ModalityError(
                 f"{name}: source.keep {column!r} is of the extension type {kind}: write the column as plain"
@@ -55,6 +54,11 @@ def kept_types(schema: pa.Schema, keep: Sequence[str], name: str) -> dict[str, p
             )
         types[column] = kind
     return types
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, which a dictionary may hold."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _extended(kind: pa.DataType) -> bool:
@@ -92,8 +96,21 @@ def _as_text(value: Any) -> str | None:
     return redacted(printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
 
 
-def check_keys(objects: Iterable[Mapping[str, Any]], keep: Sequence[str], name: str) -> None:
+def check_keys(
+    objects: Iterable[Mapping[str, Any]],
+    keep: Sequence[str],
+    name: str,
+    what: str = "objects",
+    has: str = "the key",
+) -> None:
     """Refuse keys that none of the first objects of a pool has.
+
+    Args:
+        objects: the first ones.
+        keep: the keys.
+        name: of the file, for the message.
+        what: the objects are, there.
+        has: what none of them has.
 
     Raises:
         ModalityError: there is such a key.
@@ -103,6 +120,6 @@ def check_keys(objects: Iterable[Mapping[str, Any]], keep: Sequence[str], name: 
     for key in keep:
         if found and key not in known:
             raise ModalityError(
-                f"source.keep: none of the first {len(found):,} objects of {name} has the key {key!r}; they"
-                f" have {', '.join(known)}."
+                f"source.keep: none of the first {len(found):,} {what} of {name} has {has} {key!r}; they have"
+                f" {', '.join(known) or 'none at all'}."
             )

@@ -16,7 +16,7 @@ from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.kept import check_keys, kept_of
 from modalities.sources.objects import id_in, json_object
 from modalities.sources.paths import READ_ERRORS, Listing
-from modalities.sources.runs import RunsSource
+from modalities.sources.runs import RunsSource, first_good
 from modalities.sources.values import check_addresses, payload_of
 
 CHUNK = 8 * 2**20
@@ -98,21 +98,21 @@ class JsonLinesSource(LinesSource):
         So it does when the first ones hold addresses that are not followed.
         """
         parts = super().parts(mapper)
-        sample, found = self._first_objects(parts[0])
-        name = parts[0].spec["file"]
+        name = first_good(parts).spec["file"]
+        sample, found = self._first_objects(name)
         check_keys(found, list(self.kept), name)
         for key, column in (("source.column", self._column), ("source.id_column", self._id_column)):
             if sample is not None and column is not None and column not in sample:
                 raise ModalityError(
-                    f"{parts[0].spec['file']} has no key {column!r}: set {key} to one of {', '.join(sample)}."
+                    f"{name} has no key {column!r}: set {key} to one of {', '.join(sample)}."
                 )
         values = (value.get(self._column) for value in found)
         check_addresses(values, self._literal, self._root, name, self._column)
         return parts
 
-    def _first_objects(self, part: Part) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """Return the object of the first line, if it is one, and those of some lines from there on."""
-        fs, path = self._root.join(part.spec["file"])
+    def _first_objects(self, name: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """Return the object of a file's first line, if it is one, and those of some lines from there on."""
+        fs, path = self._root.join(name)
         try:
             with fs.open(path, "rb") as file:
                 stream = Forward(file)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -13,18 +14,22 @@ import pyarrow.parquet as pq
 from modalities.base import Modality, ModalityError, Part, Record, Source
 from modalities.mapper import Mapper, threads
 from modalities.packed import Packed
+from modalities.sources import faults
 from modalities.sources.files import PART_BYTES, PART_ROWS
-from modalities.sources.kept import kept_types, kept_value
+from modalities.sources.kept import kept_types, kept_value, plain_type
 from modalities.sources.lists import LOOKED_AT
 from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
 from modalities.sources.patience import SlowError
 from modalities.sources.plain import unsafe_type
+from modalities.sources.runs import first_good
 from modalities.sources.values import check_addresses, payload_of
 
 SUFFIXES = (".parquet", ".pq", ".parq")
 
 PARQUET_ERRORS = (*READ_ERRORS, pa.ArrowException, UnicodeDecodeError)
 """What reading Parquet raises where the file is at fault; names in a footer may be any bytes."""
+
+NO_PARQUET = "The file is no Parquet, or is damaged."
 
 GROUP_ROWS = 2**31
 """A row group that claims so many rows is damaged: no page counts beyond."""
@@ -45,7 +50,8 @@ class ParquetSource(Source):
         keep: columns that stay with the samples.
 
     Raises:
-        ModalityError: there is no such column, or none or several that could be meant.
+        ModalityError: the first file that can be read has no such column, or none or several that could be
+            meant; or there is no such file.
     """
 
     def __init__(
@@ -64,10 +70,15 @@ class ParquetSource(Source):
         self._id_column = id_column
         self._part_rows = part_rows
         self._named = column is not None
-        first = table_files(listing, SUFFIXES)[0]
-        schema = open_parquet(self._root, first).schema_arrow
+        self._single = listing.single
+        first, schema = self._first_schema(table_files(listing, SUFFIXES))
         self.kept = kept_types(schema, keep, first)
         self._column = column if column is not None else find_column(schema, modality, id_column, first)
+        require_column(schema, self._column, "source.column", first)
+        check_samples(schema.field(self._column), first)
+        if id_column is not None:
+            require_column(schema, id_column, "source.id_column", first)
+            check_ids(schema.field(id_column), first)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_listing": None}
@@ -79,7 +90,7 @@ class ParquetSource(Source):
         parts = Packed(Part(index, spec) for index, spec in enumerate(runs))
         if not parts:
             raise ModalityError(f"The pool is empty: the Parquet files of {self._root.url!r} have no rows.")
-        first = parts[0].spec["file"]
+        first = first_good(parts).spec["file"]
         values = _first_texts(self._root, first, self._column)
         check_addresses(values, self._literal, self._root, first, self._column)
         return parts
@@ -87,6 +98,9 @@ class ParquetSource(Source):
     def read(self, part: Part) -> Iterator[Record]:
         """Read the rows of a part; where a row group is damaged, all its rows are records with a reason."""
         spec = part.spec
+        if "reason" in spec:
+            yield from self.unread(part, spec["reason"])
+            return
         name = spec["file"]
         label = self._root.label(name)
         folder = posixpath.dirname(name)
@@ -120,26 +134,42 @@ class ParquetSource(Source):
         for row in range(first + part.spec["start"], first + part.spec["stop"]):
             yield Record(f"{label}#{row}", f"{uri}#{row}", None, reason)
 
-    def _slices(self, name: str) -> list[dict[str, Any]]:
-        """Specs of the parts of one file, whose columns are what was asked for."""
-        file = open_parquet(self._root, name)
-        schema = file.schema_arrow
-        require_column(schema, self._column, "source.column", name)
-        check_samples(schema.field(self._column), name)
-        if self._id_column is not None:
-            require_column(schema, self._id_column, "source.id_column", name)
-            check_ids(schema.field(self._id_column), name)
-        self._check_kept(schema, name)
-        return list(slices(file.metadata, name, self._part_rows))
+    def _first_schema(self, names: Sequence[str]) -> tuple[str, pa.Schema]:
+        """The name and the columns of the first file that can be read, by which the others are judged."""
+        failure: ModalityError | None = None
+        for name in names:
+            try:
+                return name, open_parquet(self._root, name).schema_arrow
+            except ModalityError as error:
+                if not _is_its_own(error):
+                    raise
+                failure = failure or error
+        raise failure or ModalityError("There are no Parquet files.")
 
-    def _check_kept(self, schema: pa.Schema, name: str) -> None:
-        types = kept_types(schema, list(self.kept), name)
-        for key, kind in types.items():
-            if kind != self.kept[key]:
-                raise ModalityError(
-                    f"{name}: column {key!r} of source.keep is of type {kind}, in the first file of type"
-                    f" {self.kept[key]}: write both as one type, or leave it out."
-                )
+    def _slices(self, name: str) -> list[dict[str, Any]]:
+        """Specs of the parts of one file; one among others that cannot be used is one rejected sample."""
+        try:
+            file = open_parquet(self._root, name)
+            misfit = self._misfit(file.schema_arrow)
+            if misfit is None:
+                return list(slices(file.metadata, name, self._part_rows))
+        except ModalityError as error:
+            if self._single or not _is_its_own(error):
+                raise
+            misfit = _reason(error.__cause__)
+        return [{"file": name, "row_group": 0, "step": 1, "start": 0, "stop": 1, "first": 0, "reason": misfit}]
+
+    def _misfit(self, schema: pa.Schema) -> str | None:
+        """Why a file has not the columns that the first one has, or None."""
+        wanted: list[tuple[str, Callable[[pa.DataType], bool]]] = [(self._column, _holds_samples)]
+        wanted += [] if self._id_column is None else [(self._id_column, _holds_ids)]
+        wanted += [(key, partial(_is_kept_as, wanted=kind)) for key, kind in self.kept.items()]
+        for column, fits in wanted:
+            if column not in schema.names:
+                return f"The file has no column {column!r}."
+            if not fits(kind := schema.field(column).type):
+                return f"The column {column!r} of the file is of type {kind}, unlike that of the first file."
+        return None
 
 
 def read_ids(table: pa.Table, name: str) -> list[tuple[str | None, str | None]]:
@@ -187,6 +217,18 @@ def open_parquet(root: Root, name: str, buffer_size: int = 0) -> pq.ParquetFile:
         return file
     except PARQUET_ERRORS as error:
         raise unreadable(root.uri(name), error) from error
+
+
+def _is_its_own(error: ModalityError) -> bool:
+    """Whether a file is at fault that cannot be used, and not the way to it."""
+    cause = error.__cause__
+    return not isinstance(cause, READ_ERRORS) or faults.is_its_own(cause)
+
+
+def _reason(cause: BaseException | None) -> str:
+    """Say why a file cannot be used; what Arrow finds damaged is an OSError without a number."""
+    of_disk = isinstance(cause, OSError) and (type(cause) is not OSError or cause.errno)
+    return faults.told(cause) if cause is not None and of_disk else NO_PARQUET
 
 
 def unreadable(where: str, error: Exception) -> ModalityError:
@@ -313,7 +355,7 @@ def require_column(schema: pa.Schema, column: str, key: str, name: str) -> None:
 
 def check_ids(field: pa.Field, name: str) -> None:
     """Raise ModalityError where a column cannot name samples."""
-    if not (_is_text(field.type) or pa.types.is_integer(field.type)):
+    if not _holds_ids(field.type):
         raise ModalityError(
             f"{name}: source.id_column {field.name!r} is of type {field.type}; ids are strings or integers."
         )
@@ -322,7 +364,7 @@ def check_ids(field: pa.Field, name: str) -> None:
 def check_samples(field: pa.Field, name: str) -> None:
     """Raise ModalityError where a column cannot hold samples."""
     check_plain(field, name)
-    if not (_is_text(field.type) or _is_payload(field.type)):
+    if not _holds_samples(field.type):
         raise ModalityError(
             f"{name}: source.column {field.name!r} is of type {field.type}; samples are bytes,"
             " strings or structs with the fields bytes and path."
@@ -336,6 +378,18 @@ def check_plain(field: pa.Field, name: str) -> None:
             f"{name}: column {field.name!r} is of the extension type {kind!r}, whose values are made by"
             " running what the file says: write the column as plain bytes, strings or numbers."
         )
+
+
+def _holds_ids(kind: pa.DataType) -> bool:
+    return _is_text(kind) or bool(pa.types.is_integer(kind))
+
+
+def _holds_samples(kind: pa.DataType) -> bool:
+    return unsafe_type(kind) is None and (_is_text(kind) or _is_payload(kind))
+
+
+def _is_kept_as(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    return bool(plain_type(kind) == wanted)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -357,12 +411,12 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _first_texts(root: Root, name: str, column: str) -> list[Any]:
     """Some values of a column of strings; none of any other."""
-    file = open_parquet(root, name, buffer_size=2**16)  # else the whole row group would be fetched
-    if not _is_text(file.schema_arrow.field(column).type):
-        return []
     try:
+        file = open_parquet(root, name, buffer_size=2**16)  # else the whole row group would be fetched
+        if not _is_text(file.schema_arrow.field(column).type):
+            return []
         batch = next(file.iter_batches(LOOKED_AT, columns=[column]), None)
-    except PARQUET_ERRORS:
+    except (*PARQUET_ERRORS, ModalityError, KeyError):
         return []  # reading it will say why
     return [] if batch is None else [_value(scalar) for scalar in batch.column(0)]
 

@@ -11,6 +11,7 @@ from typing import Any
 from modalities.base import ModalityError, Part, Record, Source
 from modalities.mapper import Mapper, threads
 from modalities.packed import Packed
+from modalities.sources import faults
 from modalities.sources.compression import Damaged, Forward
 from modalities.sources.files import PART_BYTES, PART_ROWS
 from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
@@ -43,6 +44,7 @@ class RunsSource(Source):
         self._listing: Listing | None = listing
         self._root = listing.root
         self._paths = listing.paths
+        self._single = listing.single
         self._suffixes = tuple(suffixes)
         self._part_rows = part_rows
 
@@ -103,6 +105,7 @@ class RunsSource(Source):
         return Record(f"{self._root.label(name)}#{row}", f"{self._root.uri(name)}#{row}", None, reason)
 
     def _runs(self, name: str) -> list[dict[str, Any]]:
+        """Specs of the parts of a file; one among others that cannot be read is one rejected sample."""
         fs, path = self._root.join(name)
         try:
             with fs.open(path, "rb") as file:
@@ -110,7 +113,9 @@ class RunsSource(Source):
                 codec = {} if stream.codec is None else {"codec": stream.codec}
                 return [{"file": name, **spec, **codec} for spec in self._cut(self.extents(stream))]
         except READ_ERRORS as error:
-            raise ModalityError(f"{self._root.uri(name)} cannot be read: {error}.") from error
+            if self._single or not faults.is_its_own(error):
+                raise ModalityError(f"{self._root.uri(name)} cannot be read: {error}.") from error
+            return [{"file": name, **_lost(0, 0, faults.told(error))}]
 
     def _cut(self, extents: Iterable[tuple[int, int]]) -> Iterator[dict[str, Any]]:
         """Yield specs of at most `part_rows` samples and about `PART_BYTES`; a large sample stands alone."""
@@ -133,7 +138,17 @@ class RunsSource(Source):
         if row > start:
             yield {"start": start, "stop": row, "offset": offset, "length": end - offset}
         if damage is not None:
-            yield {"start": row, "stop": row + 1, "offset": end, "length": 0, "reason": damage}
+            yield _lost(row, end, damage)
+
+
+def _lost(row: int, offset: int, reason: str) -> dict[str, Any]:
+    """Of what cannot be read from an offset on: one rejected sample."""
+    return {"start": row, "stop": row + 1, "offset": offset, "length": 0, "reason": reason}
+
+
+def first_good(parts: Sequence[Part]) -> Part:
+    """The first part that can be read; where there is none, the first."""
+    return next((part for part in parts if "reason" not in part.spec), parts[0])
 
 
 class _Cursor:

@@ -1,5 +1,6 @@
 import datetime as dt
 import json
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from modalities.image import Image
 from modalities.sources import open_source
 from modalities.text import Text
 
-from .tars import tar_of
+from .tars import special, tar_of
 
 SIGNED = "s3://user:hunter2@host/a.png?X-Amz-Signature=abc"
 CLEAN = "s3://***@host/a.png?X-Amz-Signature=***"
@@ -78,6 +79,37 @@ def test_keys_of_json_members_are_strings(tmp_path):
     assert kept(pool) == [*EXPECTED, dict.fromkeys(EXPECTED[0])]
 
 
+def test_members_of_text_are_strings_and_keys_of_json_come_first(tmp_path):
+    members = [
+        *(("0.png", b"x"), ("0.CLS", b" 7\n"), ("0.caption.txt", "\ufeffein Häuschen".encode())),
+        *(("1.png", b"x"), ("1.cls", b"7"), ("1.json", b'{"cls": 8, "n": null}'), ("1.caption.txt", b"")),
+        *(("2.png", b"x"), ("2.cls", b"\xff"), ("2.caption.txt", b"x" * (2**16 + 1))),
+        *(("3.png", b"x"), ("3.n", b"3"), ("3.caption.txt", SIGNED.encode())),
+        ("4.png", b"x"), (special("4.cls", tarfile.SYMTYPE, "3.n"), None),
+    ]  # fmt: skip
+    (tmp_path / "x.tar").write_bytes(tar_of(members))
+    pool = opened("webdataset", tmp_path, ["cls", "n", "caption.txt"], Image())
+    assert set(pool.kept.values()) == {pa.string()}
+    assert [tuple(values.values()) for values in kept(pool)] == [
+        ("7", None, "ein Häuschen"), ("8", None, ""), (None, None, None), (None, "3", CLEAN),
+        (None, None, None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keep", "members", "there"),
+    [
+        ("label", [("0.png", b"\xff"), ("0.cls", b"7"), ("1.json", b'{"n": 1}')], "cls, json, n"),
+        ("png", [("0.png", b"\xff"), ("0.cls", b"7")], "cls"),
+        ("cls", [("0.png", b"\xff")], "none at all"),
+    ],
+)
+def test_what_no_sample_of_a_tar_has_is_refused(tmp_path, keep, members, there):
+    (tmp_path / "x.tar").write_bytes(tar_of(members))
+    with pytest.raises(ModalityError, match=f"a json key or a text member '{keep}'; they have {there}"):
+        opened("webdataset", tmp_path, [keep], Image()).parts()
+
+
 @pytest.mark.parametrize(
     ("keep", "modality", "said"),
     [
@@ -101,10 +133,3 @@ def test_files_have_nothing_to_keep(tmp_path):
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(ModalityError, match=r"source\.keep"):
         opened("files", tmp_path, ["license"])
-
-
-def test_files_that_disagree_are_named(tmp_path):
-    pq.write_table(pa.table({"text": ["x"], "n": [1]}), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"text": ["x"], "n": ["1"]}), tmp_path / "b.parquet")
-    with pytest.raises(ModalityError, match=r"b\.parquet.*'n'.*string.*int64"):
-        opened("parquet", tmp_path, ["n"], column="text").parts()
