@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import io
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from modalities.base import Modality, Part, Record
 from modalities.mapper import Mapper, threads
-from modalities.sources.compression import Forward
+from modalities.sources.compression import Damaged, Forward
 from modalities.sources.files import KEY, PART_ROWS, SAMPLE_BYTES
 from modalities.sources.kept import check_keys, kept_of
 from modalities.sources.objects import id_in, json_object
-from modalities.sources.paths import Listing, printable
-from modalities.sources.runs import RunsSource, stretch
+from modalities.sources.paths import READ_ERRORS, Listing, printable
+from modalities.sources.runs import RunsSource, first_good, stretch
 from modalities.sources.tar import Member, members, samples
 from modalities.sources.values import payload_of
 
 SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.zst")
+
+TEXT_BYTES = 2**16
+"""A larger member is none of the text that `keep` may name."""
 
 
 class WebDatasetSource(RunsSource):
@@ -35,7 +38,7 @@ class WebDatasetSource(RunsSource):
         column: the suffix of the member that is the sample, or a key of the json member.
         id_column: ``__key__``, or a key of the json member.
         part_rows: samples of a part at most.
-        keep: keys of the json member that stay with the samples, as strings.
+        keep: keys of the json member, or suffixes of members of text, that stay with the samples as strings.
     """
 
     sample_bytes = SAMPLE_BYTES
@@ -59,15 +62,23 @@ class WebDatasetSource(RunsSource):
         self.kept = dict.fromkeys(keep, pa.string())
 
     def parts(self, mapper: Mapper = threads) -> Sequence[Part]:
-        """As for all tars; raises ModalityError too when no json member has a key of `keep`."""
+        """As for all tars; raises ModalityError too when none of the first samples has what `keep` names."""
         parts = super().parts(mapper)
-        if self.kept and "reason" not in parts[0].spec:
-            data = stretch(self._root, parts[0].spec)
-            found = samples(members(Forward(io.BytesIO(data), plain=True), len(data)))
-            objects = (_about(dict(group), memoryview(data))[0] for _, group in found)
-            known = (value for value in objects if value is not None)
-            check_keys(known, list(self.kept), parts[0].spec["file"])
+        first = first_good(parts).spec
+        if self.kept and "reason" not in first:
+            found = self._first_fields(first)
+            check_keys(found, list(self.kept), first["file"], "samples", "a json key or a text member")
         return parts
+
+    def _first_fields(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
+        """What could be kept of each sample of a part."""
+        try:
+            data = stretch(self._root, spec)
+            found = list(samples(members(Forward(io.BytesIO(data), plain=True), len(data))))
+        except (Damaged, *READ_ERRORS):
+            return []  # reading it will say why
+        groups = [(dict(reversed(group)), memoryview(data)) for _, group in found]
+        return [_fields(parts, _about(parts, content)[0], content, parts) for parts, content in groups]
 
     def extents(self, stream: Forward) -> Iterator[tuple[int, int]]:
         """Yield where each sample begins and ends."""
@@ -105,7 +116,7 @@ class WebDatasetSource(RunsSource):
                 return Record(id, uri, None, why)
             id = own
         payload, reason = self._payload(parts, about, content, posixpath.dirname(name))
-        kept = kept_of(about or {}, self.kept) if self.kept else None
+        kept = kept_of(_fields(parts, about, content, self.kept), self.kept) if self.kept else None
         return Record(id, uri, payload, reason, kept)
 
     def _payload(
@@ -142,6 +153,25 @@ def _about(parts: Mapping[str, Member], content: memoryview) -> tuple[dict[str, 
         return None, "The sample has no member .json."
     data, reason = _content(parts["json"], content)
     return (None, reason or "") if data is None else json_object(data, "json member")
+
+
+def _fields(
+    parts: Mapping[str, Member], about: dict[str, Any] | None, content: memoryview, names: Iterable[str]
+) -> dict[str, Any]:
+    """The json member's keys, and members of text by their suffix (a label in ``.cls``), which come second."""
+    texts = {name: _text(parts.get(name.lower()), content) for name in names}
+    return {name: text for name, text in texts.items() if text is not None} | (about or {})
+
+
+def _text(member: Member | None, content: memoryview) -> str | None:
+    """A small member as text without white space around it; None where it is none."""
+    if member is None or member.size > TEXT_BYTES:
+        return None
+    data, _ = _content(member, content)
+    try:
+        return None if data is None else data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return None
 
 
 def _content(member: Member, content: memoryview) -> tuple[bytes | None, str | None]:
