@@ -97,7 +97,7 @@ def _source(
     if fmt == "txt" and listing.single:
         return TextLinesSource(listing, **rows)
     if fmt == "txt":
-        return FilesSource(listing, TextLinesSource.SUFFIXES, id_column=id_column, **rows)
+        return FilesSource(listing, TextLinesSource.SUFFIXES, **rows, id_column=id_column, inflate=True)
     if fmt == "files":
         return FilesSource(listing, modality.suffixes, id_column=id_column, **rows)
     if fmt == "webdataset":

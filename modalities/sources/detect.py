@@ -10,7 +10,7 @@ from types import MappingProxyType
 from modalities.base import ModalityError
 from modalities.sources import faults, lines, lists, parquet, webdataset
 from modalities.sources.compression import Damaged, Forward
-from modalities.sources.paths import READ_ERRORS, File, Listing
+from modalities.sources.paths import ANY_NAME, CODECS, READ_ERRORS, File, Listing
 
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "parquet": parquet.SUFFIXES,
@@ -24,7 +24,9 @@ MAGIC = ((0, b"PAR1", "parquet"), (0, b"\x93NUMPY", "embeddings"), (257, b"ustar
 
 HEAD = 512
 
-LISTS = (".lst", ".list", *lines.TextLinesSource.SUFFIXES)
+TEXTS = lines.TextLinesSource.SUFFIXES
+
+LISTS = (".lst", ".list", *TEXTS)
 """Suffixes under which files name others."""
 
 LIST_HEAD = 2**16
@@ -39,7 +41,8 @@ def detect_format(
     """Name the format that holds most of the bytes of a listing, and say why, in one sentence.
 
     A folder of pictures may well contain a ``metadata.jsonl``, and a folder of Parquet a ``README.md``: bytes
-    tell which of them is the pool. A file that the user names and whose suffix says nothing is looked into.
+    tell which of them is the pool. A file that the user names and whose suffix says nothing is looked into,
+    and so are files without any where no other is known.
 
     Args:
         listing: the files of the pool.
@@ -50,28 +53,32 @@ def detect_format(
         ModalityError: no file has a suffix or a beginning that is known, or the only one is a list of others.
     """
     _refuse_list(listing, sample_suffixes)
-    known = {**own, "files": sample_suffixes, **SUFFIXES}
+    packed = [suffix for suffix in TEXTS if suffix.endswith(CODECS)] if ".txt" in sample_suffixes else []
+    known = {**own, "files": sample_suffixes, **SUFFIXES, "txt": packed}
     found = {name: Found() for name in known}
     means = {suffix: name for name, suffixes in reversed(known.items()) for suffix in suffixes}
     unclear = 0
     for file in listing.files:
-        fmt = means.get(file.suffix)
-        looked_into = fmt is None and file.named and unclear < LOOKED_INTO
-        if looked_into:
-            unclear += 1
-            fmt = _by_magic(listing, file.name)
-        if fmt is not None:
-            found[fmt].add(file, looked_into)
+        guess = means.get(file.suffix)
+        if file.named and guess in (None, "txt"):  # in x.txt.gz may be anything
+            if unclear < LOOKED_INTO:
+                unclear += 1
+                found[_looked_into(listing, file, guess)].add(file, looked_into=True)
+        elif guess is not None:
+            found[guess].add(file)
+    if not any(one.files for one in found.values()):
+        for file in islice(listing.bare(), LOOKED_INTO):
+            found[_looked_into(listing, file, None)].add(file, looked_into=True)
     best = max(found, key=lambda name: found[name].weight)
     if not found[best].files:
         kinds = sorted({file.suffix or "without a suffix" for file in listing.files})[:5]
         among = f"; it has files {', '.join(kinds)}" if kinds else ", and no file at all"
         raise ModalityError(
             f"The pool is empty: source.path {listing.root.url!r} holds no {', '.join(sample_suffixes)},"
-            f" .parquet, .jsonl, .tar or .npy file{among}. If those are samples, set source.format."
+            f" .parquet, .jsonl, .tar or .npy file{among}. If those are samples, {ANY_NAME}."
         )
     why = found[best].told(len(listing.files))
-    if best == "files" and listing.single and listing.files[0].suffix in lines.TextLinesSource.SUFFIXES:
+    if best == "files" and listing.single and listing.files[0].suffix in TEXTS:
         best = "txt"
     return best, f"source.format auto is {best}, as {why} tell"
 
@@ -84,26 +91,32 @@ class Found:
         files: how many.
         weight: their bytes, and one for each file, so that empty ones count.
         suffixes: theirs.
-        looked_into: of one of them the first bytes decided.
+        looked_into: of how many the first bytes decided.
     """
 
     files: int = 0
     weight: int = 0
     suffixes: set[str] = field(default_factory=set)
-    looked_into: bool = False
+    looked_into: int = 0
 
-    def add(self, file: File, looked_into: bool) -> None:
+    def add(self, file: File, looked_into: bool = False) -> None:
         """Count a file."""
         self.files += 1
         self.weight += 1 + (file.size or 0)
         self.suffixes.add(file.suffix)
-        self.looked_into |= looked_into
+        self.looked_into += looked_into
 
     def told(self, all_files: int) -> str:
         """Say what decided."""
-        if self.looked_into:
-            return "its first bytes"
+        if self.looked_into == self.files:
+            return "its first bytes" if all_files == 1 else f"the first bytes of {self.files:,} files"
         return f"the names of {self.files:,} of {all_files:,} files ({', '.join(sorted(self.suffixes))})"
+
+
+def _looked_into(listing: Listing, file: File, guess: str | None) -> str:
+    """The format of a file by its first bytes; the guess where they say nothing."""
+    fmt = _by_magic(listing, file.name)
+    return guess if fmt == "files" and guess is not None else fmt
 
 
 def _by_magic(listing: Listing, name: str) -> str:

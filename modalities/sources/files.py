@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from modalities.base import ModalityError, Part, Record, Source
+from modalities.base import ModalityError, Part, Record, Rejected, Source
 from modalities.mapper import Mapper, threads
 from modalities.packed import Packed
 from modalities.sources import faults
-from modalities.sources.paths import READ_ERRORS, File, Listing, Root, list_files, printable
+from modalities.sources.compression import Damaged, Forward
+from modalities.sources.paths import ANY_NAME, CODECS, READ_ERRORS, File, Listing, Root, list_files, printable
 from modalities.sources.patience import SlowError
 from modalities.sources.walk import is_local
 
@@ -20,7 +21,7 @@ PART_BYTES = 64 * 2**20
 """Bytes of a part at most, where sizes are known; a larger sample is a part of its own."""
 
 UNKNOWN_BYTES = 2**20
-"""Of a file for which its filesystem, or a list, gives no size."""
+"""Of a file for which its filesystem, or a list, gives no size; of one that is compressed, at least."""
 
 PARTS_A_BLOCK = 16
 """Parts that are packed together, of `PART_ROWS` names each."""
@@ -30,6 +31,9 @@ SLOW_FILES = 16
 
 SAMPLE_BYTES = 512 * 2**20
 """A larger file is rejected unread."""
+
+CHUNK = 2**20
+"""Bytes that are inflated at once."""
 
 KEY = "__key__"
 """As ``source.id_column``: the id is a file's key, its path up to the first dot of its name."""
@@ -43,6 +47,7 @@ class FilesSource(Source):
         suffixes: which of them are samples.
         part_rows: samples of a part at most.
         id_column: `KEY`, or None for the whole path.
+        inflate: files may be compressed with gzip or zstd; what is in them is the sample.
     """
 
     def __init__(
@@ -51,7 +56,10 @@ class FilesSource(Source):
         suffixes: Sequence[str],
         part_rows: int = PART_ROWS,
         id_column: str | None = None,
+        *,
+        inflate: bool = False,
     ) -> None:
+        self._inflate = inflate
         self._by_key = id_column == KEY
         self._listing: Listing | None = listing
         self._root = listing.root
@@ -70,9 +78,9 @@ class FilesSource(Source):
         if not files:
             raise ModalityError(
                 f"The pool is empty: source.path {self._root.url!r} holds no {', '.join(self._suffixes)} file"
-                f" ({len(listing.files)} of other kinds)."
+                f" ({len(listing.files)} of other kinds). If those are samples, {ANY_NAME}."
             )
-        runs = enumerate(_runs(files, self._part_rows))
+        runs = enumerate(_runs(files, self._part_rows, self._inflate))
         return Packed((Part(index, {"files": names}) for index, names in runs), PARTS_A_BLOCK)
 
     def read(self, part: Part) -> Iterator[Record]:
@@ -84,7 +92,7 @@ class FilesSource(Source):
                 yield Record(self._id(name), uri, None, "The file name is not valid UTF-8.")
                 continue
             try:
-                payload, reason = read_file(self._root, name)
+                payload, reason = read_file(self._root, name, self._inflate)
                 slow = 0
             except SlowError as error:
                 payload, reason = None, str(error)
@@ -106,12 +114,14 @@ class FilesSource(Source):
         return self._root.label(key_of(name) if self._by_key else name)
 
 
-def _runs(files: Iterable[File], most: int) -> Iterator[list[str]]:
+def _runs(files: Iterable[File], most: int, inflate: bool) -> Iterator[list[str]]:
     """The names of so many consecutive files at most, and of `PART_BYTES`; a larger file stands alone."""
     names: list[str] = []
     room = PART_BYTES
     for file in files:
         size = UNKNOWN_BYTES if file.size is None else file.size
+        if inflate and file.suffix.endswith(CODECS):
+            size = max(size, UNKNOWN_BYTES)
         if names and (len(names) == most or size > room):
             yield names
             names, room = [], PART_BYTES
@@ -127,27 +137,51 @@ def key_of(name: str) -> str:
     return folder + (base.partition(".")[0] or base)
 
 
-def read_file(root: Root, name: str) -> tuple[bytes | None, str | None]:
+def read_file(root: Root, name: str, inflate: bool = False) -> tuple[bytes | None, str | None]:
     """Read one whole file; return its bytes, or None and the reason.
+
+    Args:
+        root: what its name is relative to.
+        name: of the file.
+        inflate: it may be compressed; then its bytes are those that it inflates to, `PART_BYTES` at most.
 
     Raises:
         SlowError: it takes longer than the root allows.
     """
     try:
-        payload = root.in_time(lambda: _content(root, name))
+        payload = root.in_time(lambda: _content(root, name, inflate))
         if payload is not None:
             if len(payload) > SAMPLE_BYTES:
                 return None, f"The file has more than {SAMPLE_BYTES:,} bytes."
             return payload, None
+    except (Rejected, Damaged) as reason:
+        return None, str(reason)
     except READ_ERRORS as error:
         return None, faults.told(error)
     return None, faults.told(FileNotFoundError())
 
 
-def _content(root: Root, name: str) -> bytes | None:
+def _content(root: Root, name: str, inflate: bool) -> bytes | None:
     fs, path = root.join(name)
     if is_local(fs) and not fs.isfile(path):
         return None
     with fs.open(path, "rb") as stream:
+        if inflate and (forward := Forward(stream)).codec is not None:
+            return _inflated(forward)
         payload: bytes = stream.read(SAMPLE_BYTES + 1)
     return payload
+
+
+def _inflated(stream: Forward) -> bytes:
+    """What a compressed file holds; unlike plain files, all those of a part may be as large as is allowed.
+
+    Raises:
+        Rejected: it is more than `PART_BYTES`.
+        Damaged: it is damaged or cut off.
+    """
+    data = bytearray()
+    while chunk := stream.read(CHUNK):
+        data += chunk
+        if len(data) > PART_BYTES:
+            raise Rejected(f"The compressed file inflates to more than {PART_BYTES:,} bytes.")
+    return bytes(data)

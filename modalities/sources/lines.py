@@ -103,9 +103,7 @@ class JsonLinesSource(LinesSource):
         check_keys(found, list(self.kept), name)
         for key, column in (("source.column", self._column), ("source.id_column", self._id_column)):
             if sample is not None and column is not None and column not in sample:
-                raise ModalityError(
-                    f"{name} has no key {column!r}: set {key} to one of {', '.join(sample)}."
-                )
+                raise ModalityError(f"{name} has no key {column!r}: set {key} to one of {', '.join(sample)}.")
         values = (value.get(self._column) for value in found)
         check_addresses(values, self._literal, self._root, name, self._column)
         return parts

@@ -157,7 +157,9 @@ class ParquetSource(Source):
             if self._single or not _is_its_own(error):
                 raise
             misfit = _reason(error.__cause__)
-        return [{"file": name, "row_group": 0, "step": 1, "start": 0, "stop": 1, "first": 0, "reason": misfit}]
+        return [
+            {"file": name, "row_group": 0, "step": 1, "start": 0, "stop": 1, "first": 0, "reason": misfit}
+        ]
 
     def _misfit(self, schema: pa.Schema) -> str | None:
         """Why a file has not the columns that the first one has, or None."""

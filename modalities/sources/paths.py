@@ -29,6 +29,9 @@ READ_ERRORS = (OSError, EOFError)
 CODECS = (".gz", ".zst")
 """Suffixes that say how a file is compressed, and not what it holds."""
 
+ANY_NAME = "name them by a glob that ends in their suffix (folder/*.xyz), or in a list (list:FILE)"
+"""How files become samples whose suffix says nothing."""
+
 MOST_BRACES = 100_000
 """Paths that braces may stand for."""
 
@@ -115,8 +118,16 @@ class Listing:
     paths: tuple[str, ...]
 
     def having(self, suffixes: Sequence[str]) -> Sequence[File]:
-        """Return the files with one of these suffixes, and those that were named by the user."""
-        return Packed(file for file in self.files if file.named or file.suffix in suffixes)
+        """Return the files with one of these suffixes, and those that were named by the user.
+
+        Where there are none, it is what `bare` returns.
+        """
+        return Packed(file for file in self.files if file.named or file.suffix in suffixes) or self.bare()
+
+    def bare(self) -> Sequence[File]:
+        """Return the files without a suffix, as if they were named, where they are most of all files."""
+        found = Packed(file._replace(named=True) for file in self.files if not file.suffix)
+        return found if 2 * len(found) > len(self.files) else []
 
 
 def filesystem(url: str) -> tuple[Any, str]:

@@ -158,7 +158,7 @@ def _about(parts: Mapping[str, Member], content: memoryview) -> tuple[dict[str, 
 def _fields(
     parts: Mapping[str, Member], about: dict[str, Any] | None, content: memoryview, names: Iterable[str]
 ) -> dict[str, Any]:
-    """The json member's keys, and members of text by their suffix (a label in ``.cls``), which come second."""
+    """The json member's keys, before members of text by their suffix, such as a label in ``.cls``."""
     texts = {name: _text(parts.get(name.lower()), content) for name in names}
     return {name: text for name, text in texts.items() if text is not None} | (about or {})
 
