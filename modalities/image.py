@@ -19,7 +19,8 @@ from modalities.base import Modality, Rejected
 THUMBNAIL = 128
 """Longest side, in pixels, of what `show` draws."""
 
-# Pillow's other readers start outside programs (EPS), or exist for documents, icons and scientific dumps.
+# Pillow's other readers start outside programs (EPS, WMF), are of video (MPEG, FLI), want a library that is not
+# there (GRIB, HDF5), or are of instruments and of single programs of old (FITS, PCD, XPM).
 SUFFIX_OF_FORMAT = {
     "PNG": ".png",
     "JPEG": ".jpg",
@@ -31,11 +32,33 @@ SUFFIX_OF_FORMAT = {
     "PPM": ".ppm",
     "JPEG2000": ".jp2",
     "AVIF": ".avif",
+    "QOI": ".qoi",
+    "PSD": ".psd",
+    "DDS": ".dds",
+    "DIB": ".dib",
+    "ICO": ".ico",
+    "CUR": ".cur",
+    "SGI": ".sgi",
+    "PCX": ".pcx",
+    "TGA": ".tga",  # the last, as nothing but a plausible header tells it
 }
+"""Formats that are read, in the order in which they are tried, and the suffix under which each is exported."""
 
 Pillow.init()
 READABLE = tuple(name for name in SUFFIX_OF_FORMAT if name in Pillow.OPEN)
 """Formats this build of Pillow opens (MPO comes through JPEG's reader)."""
+
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
+)
+"""The usual ones, which count whatever this build of Pillow opens."""
+
+
+def _suffixes() -> tuple[str, ...]:
+    """The usual suffixes, and all others that Pillow knows of the formats that are read."""
+    others = (suffix for suffix, name in Pillow.registered_extensions().items() if name in SUFFIX_OF_FORMAT)
+    return tuple(dict.fromkeys([*SUFFIXES, *sorted(others)]))
 
 
 class Image(Modality):
@@ -44,10 +67,7 @@ class Image(Modality):
     name: ClassVar[str] = "image"
     kind: ClassVar[str] = "raster"
     default_encoder: ClassVar[str] = "patches"
-    suffixes: ClassVar[tuple[str, ...]] = (
-        ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp",
-        ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif",
-    )  # fmt: skip
+    suffixes: ClassVar[tuple[str, ...]] = _suffixes()
     columns: ClassVar[dict[str, pa.DataType]] = {
         "width": pa.int32(),
         "height": pa.int32(),
@@ -76,6 +96,8 @@ class Image(Modality):
         """
         image = _open(payload, self.max_pixels)
         try:
+            image.load()
+            _check_pixels(image, self.max_pixels)  # an icon may hold a larger picture than it says
             return _pixels(_upright(image))
         except Exception:
             # Damaged headers surface as almost any exception (OSError, SyntaxError, struct.error, ...).
@@ -116,7 +138,6 @@ class Image(Modality):
 def _open(payload: bytes, most: int) -> Pillow.Image:
     if not payload:
         raise Rejected("The file is empty.")
-    too_large = Rejected(f"The image has more than {most:,} pixels (limits.pixels).")
     if Pillow.MAX_IMAGE_PIXELS is not None and most > 2 * Pillow.MAX_IMAGE_PIXELS:
         Pillow.MAX_IMAGE_PIXELS = most  # from twice as many on, Pillow refuses by itself
     try:
@@ -127,17 +148,24 @@ def _open(payload: bytes, most: int) -> Pillow.Image:
     except UnidentifiedImageError:
         raise Rejected("The file is not an image in a known format.") from None
     except Pillow.DecompressionBombError:
-        raise too_large from None
+        raise _too_large(most) from None
     except Exception:
         # A damaged header may raise almost anything, and costs this sample alone.
         raise Rejected("The image data are truncated or damaged.") from None
-    if image.width * image.height > most:
-        raise too_large
+    _check_pixels(image, most)
     return image
 
 
+def _check_pixels(image: Pillow.Image, most: int) -> None:
+    if image.width * image.height > most:
+        raise _too_large(most)
+
+
+def _too_large(most: int) -> Rejected:
+    return Rejected(f"The image has more than {most:,} pixels (limits.pixels).")
+
+
 def _upright(image: Pillow.Image) -> Pillow.Image:
-    image.load()
     try:
         return ImageOps.exif_transpose(image)
     except Exception:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from modalities.base import Modality, ModalityError, Source
 from modalities.sources.detect import detect_format
 from modalities.sources.embeddings import EmbeddingsSource
-from modalities.sources.files import KEY, FilesSource
+from modalities.sources.files import KEY, PART_ROWS, FilesSource
 from modalities.sources.kept import check_keep
 from modalities.sources.lines import JsonLinesSource, TextLinesSource
 from modalities.sources.parquet import ParquetSource
@@ -97,7 +97,8 @@ def _source(
     if fmt == "txt" and listing.single:
         return TextLinesSource(listing, **rows)
     if fmt == "txt":
-        return FilesSource(listing, TextLinesSource.SUFFIXES, **rows, id_column=id_column, inflate=True)
+        part_rows = rows.get("part_rows", PART_ROWS)
+        return FilesSource(listing, TextLinesSource.SUFFIXES, part_rows, id_column, inflate=True)
     if fmt == "files":
         return FilesSource(listing, modality.suffixes, id_column=id_column, **rows)
     if fmt == "webdataset":

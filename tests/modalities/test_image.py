@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from modalities.base import Rejected
-from modalities.image import THUMBNAIL, Image
+from modalities.image import READABLE, THUMBNAIL, Image
+from modalities.sources import open_source
+from tests.modalities.sources.tars import tar_of
 
 image = Image()
 
@@ -48,6 +50,59 @@ def test_every_png_mode_becomes_one_or_three_bands(mode):
 def test_other_formats(kind, mode):
     picture = Pillow.new("LAB", (7, 5)) if mode == "LAB" else gradient(mode)
     assert image.decode(encoded(picture, kind)).shape[:2] == (5, 7)
+
+
+@pytest.mark.parametrize("kind", sorted({*READABLE, "MPO"} & {*Pillow.SAVE, "MPO"}))
+def test_every_format_that_pillow_writes_is_read_from_a_tar_under_each_of_its_suffixes(kind, tmp_path):
+    payload = encoded(gradient("RGB", (16, 16)), kind)
+    suffixes = [suffix for suffix, name in Pillow.registered_extensions().items() if name == kind]
+    members = [(f"{i}{suffix}", payload) for i, suffix in enumerate(suffixes)]
+    (tmp_path / "x.tar").write_bytes(tar_of(members))
+    source = open_source("webdataset", f"{tmp_path}/x.tar", column=None, id_column=None, modality=image)
+    records = [record for part in source.parts() for record in source.read(part)]
+    assert len(records) == len(suffixes) > 0
+    for record in records:
+        sample = image.decode(record.payload)
+        assert sample.shape[:2] == (16, 16)
+        assert abs(float(sample.mean()) - 127) < 8
+        assert image.suffix(record.payload) in image.suffixes
+
+
+def test_a_cursor_and_a_document_of_photoshop():
+    icon = encoded(gradient("RGB", (16, 16)), "ICO", bitmap_format="bmp")
+    cursor = icon[:2] + b"\2" + icon[3:]
+    assert image.decode(cursor).shape == (16, 16, 3)
+    assert image.suffix(cursor) == ".cur"
+    head = struct.pack(">4sH6xHIIHH", b"8BPS", 1, 1, 5, 7, 8, 1)
+    document = head + bytes(12) + bytes(2) + np.asarray(gradient("L")).tobytes()
+    np.testing.assert_array_equal(image.decode(document)[:, :, 0], np.asarray(gradient("L")))
+    assert image.suffix(document) == ".psd"
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF", "TIFF", "MPO"])
+def test_of_an_animation_the_first_frame_is_the_sample(kind):
+    frames = [Pillow.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
+    payload = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert Pillow.open(io.BytesIO(payload)).n_frames == 3
+    assert np.abs(image.decode(payload).astype(int) - [255, 0, 0]).max() < 8
+
+
+@pytest.mark.parametrize("kind", ["EPS", "WMF", "MPEG", "FLI", "GRIB", "HDF5", "FITS", "XPM", "PDF"])
+def test_what_starts_programs_is_drawn_or_moves_is_no_image(kind):
+    assert kind not in READABLE
+    mine = {suffix for suffix, name in Pillow.registered_extensions().items() if name == kind}
+    assert not mine & set(image.suffixes)
+    page = (Path(__file__).parents[2] / "docs/modalities.md").read_text()
+    assert kind in page
+
+
+def test_an_icon_that_holds_more_than_it_says():
+    small = Image()
+    small.max_pixels = 1000
+    bomb = encoded(gradient("L", (64, 64)))
+    directory = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(bomb), 22)
+    with pytest.raises(Rejected, match=r"more than 1,000 pixels"):
+        small.decode(directory + bomb)
 
 
 def test_one_pixel():

@@ -118,6 +118,7 @@ PICTURES = [
     *(picture("JPEG", mode, progressive=mode == "L") for mode in ("RGB", "CMYK", "L")),
     *(picture("TIFF", compression=way) for way in ("raw", "tiff_lzw", "jpeg")),
     *(picture(kind) for kind in ("GIF", "WEBP", "BMP", "PPM", "JPEG2000", "AVIF")),
+    *(picture(kind) for kind in ("QOI", "DDS", "DIB", "ICO", "SGI", "PCX", "TGA")),
 ]
 SCENES = [
     scene(values(3, 40, 48), tiled=True, blockxsize=32, blockysize=32, compress="deflate"),
