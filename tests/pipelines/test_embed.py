@@ -227,6 +227,26 @@ def test_a_pool_of_nothing_but_bad_images_says_why(evenset, write_config, tmp_pa
     assert read_manifest(run, "embeddings") is None
 
 
+def test_a_bad_table_among_others_is_one_reject_and_the_run_goes_on(
+    evenset, write_config, tmp_path, run, digits
+):
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    pq.write_table(pa.table({"image": digits[:30]}), pool / "b.parquet")
+    pq.write_table(pa.table({"other": digits[:30]}), pool / "c.parquet")
+    (pool / "a.parquet").write_bytes(b"<html>404 Not Found</html>")
+    (pool / "d.parquet").symlink_to("nowhere")
+    done = evenset("embed", write_config(pool, sample={"size": 3}))
+    assert done.code == 0, done
+    counts = read_manifest(run, "embeddings").counts
+    assert (counts["samples"], counts["embedded"], counts["rejected"]) == (33, 30, 3)
+    assert rejects(run) == {
+        "a.parquet#0": "The file is no Parquet, or is damaged.",
+        "c.parquet#0": "The file has no column 'image'.",
+        "d.parquet#0": "The file is gone, or is no regular file.",
+    }
+
+
 @pytest.mark.slow
 def test_samples_that_cannot_be_named_are_rejected_alone(evenset, write_config, tmp_path, run, digits):
     names = pa.array([b"\xff\xfe", None, *(b"digit %d" % i for i in range(20))], pa.binary())
