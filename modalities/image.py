@@ -19,8 +19,8 @@ from modalities.base import Modality, Rejected
 THUMBNAIL = 128
 """Longest side, in pixels, of what `show` draws."""
 
-# Pillow's other readers start outside programs (EPS, WMF), are of video (MPEG, FLI), want a library that is not
-# there (GRIB, HDF5), or are of instruments and of single programs of old (FITS, PCD, XPM).
+# Pillow's other readers start outside programs (EPS, WMF), are of video (MPEG, FLI), want a library that is
+# not there (GRIB, HDF5), or are of instruments and of single programs of old (FITS, PCD, XPM).
 SUFFIX_OF_FORMAT = {
     "PNG": ".png",
     "JPEG": ".jpg",
@@ -42,7 +42,7 @@ SUFFIX_OF_FORMAT = {
     "PCX": ".pcx",
     "TGA": ".tga",  # the last, as nothing but a plausible header tells it
 }
-"""Formats that are read, in the order in which they are tried, and the suffix under which each is exported."""
+"""Formats that are read, in the order in which they are tried, and the suffix with which each is exported."""
 
 Pillow.init()
 READABLE = tuple(name for name in SUFFIX_OF_FORMAT if name in Pillow.OPEN)

@@ -96,11 +96,11 @@ def _source(
         raise ModalityError(f"source.format 'txt' holds documents, but modality is {modality.name!r}.")
     if fmt == "txt" and listing.single:
         return TextLinesSource(listing, **rows)
+    common = rows.get("part_rows", PART_ROWS), id_column
     if fmt == "txt":
-        part_rows = rows.get("part_rows", PART_ROWS)
-        return FilesSource(listing, TextLinesSource.SUFFIXES, part_rows, id_column, inflate=True)
+        return FilesSource(listing, TextLinesSource.SUFFIXES, *common, inflate=True)
     if fmt == "files":
-        return FilesSource(listing, modality.suffixes, id_column=id_column, **rows)
+        return FilesSource(listing, modality.suffixes, *common)
     if fmt == "webdataset":
         return WebDatasetSource(listing, modality, column, id_column, keep=keep, **rows)
     if fmt == "parquet":
