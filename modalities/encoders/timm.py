@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +17,7 @@ SOURCES = ("hf-hub:", "local-dir:")
 
 
 class Timm(TorchEncoder):
-    """A model of timm as ``timm:ARCH.TAG``.
+    """A model of timm as ``timm:ARCH.TAG``, for rasters of as many bands as it was trained on.
 
     Args:
         argument: ``ARCH.TAG`` of timm (without a tag its default one), ``hf-hub:ORG/NAME``, or
@@ -47,6 +48,7 @@ class Timm(TorchEncoder):
         self._name, self._slash, self._file = argument, "", ""
         if not argument.startswith(SOURCES):
             self._name, self._slash, self._file = argument.partition("/")
+            _check_file(self._file, self.spec)
         elif argument.startswith("local-dir:"):
             self._name = f"local-dir:{Path(argument.removeprefix('local-dir:')).expanduser()}"
         self.dim, pixels = self._described()
@@ -71,12 +73,11 @@ class Timm(TorchEncoder):
             # An unknown name, a tag that the model has not, the hub's client, a damaged folder.
             raise ModalityError(f"encoder.model {self.spec!r}: {why(error)}.{_near(self._name)}") from error
         bands, height, width = config["input_size"]
-        if bands != 3:
-            raise ModalityError(f"encoder.model {self.spec!r} takes {bands} bands; pictures have 3.")
+        bands = getattr(model, "in_chans", bands)  # which a checkpoint may give apart from its input's size
         return features, Pixels(
             (height, width),
-            tuple(config["mean"]),
-            tuple(config["std"]),
+            _a_band(config["mean"], bands),
+            _a_band(config["std"], bands),
             config["interpolation"],
             float(config["crop_pct"]),
             {"squash": "squash", "border": "longest"}.get(config["crop_mode"], "shortest"),
@@ -88,12 +89,10 @@ class Timm(TorchEncoder):
         # Random weights are drawn without disturbing anybody else's random numbers.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
+            if self._file:
+                _check_file(self._file, self.spec)  # this machine may be another than the one that asked
+                return _from_file(self._name, self._file)
             model = _create(self._name, pretrained=not self._slash)
-        if self._file:
-            from timm.models import load_state_dict
-
-            path = str(Path(self._file).expanduser())
-            model.load_state_dict(load_state_dict(path, weights_only=True), strict=True)
         model.reset_classifier(0)
         return model
 
@@ -107,6 +106,39 @@ def _create(name: str, *, pretrained: bool) -> Any:
     import timm
 
     return timm.create_model(name, pretrained=pretrained)
+
+
+def _from_file(name: str, file: str) -> Any:
+    """A model with the weights of a checkpoint: all but a classifier, of any classes, which it may lack."""
+    import timm
+    from timm.models import load_state_dict
+
+    model = timm.create_model(name, num_classes=1)
+    whole = set(model.state_dict())
+    model.reset_classifier(0)
+    classifier = whole - set(model.state_dict())
+    weights = load_state_dict(str(_path(file)), weights_only=True)
+    model.load_state_dict({key: weights[key] for key in weights if key not in classifier}, strict=True)
+    return model
+
+
+def _check_file(file: str, spec: str) -> None:
+    if file and not _path(file).is_file():
+        raise ModalityError(
+            f"encoder.model {spec!r}: there is no file {str(_path(file))!r} here. For weights of timm write"
+            " timm:ARCH.TAG, for those of a folder timm:local-dir:FOLDER."
+        )
+
+
+def _path(file: str) -> Path:
+    return Path(file).expanduser()
+
+
+def _a_band(values: Sequence[float], bands: int) -> tuple[float, ...]:
+    """One value a band; where they are of other bands it is their average, as in models that timm saves."""
+    if len(values) == bands:
+        return tuple(values)
+    return (sum(values) / len(values),) * bands
 
 
 def _near(name: str) -> str:

@@ -61,7 +61,7 @@ class TorchEncoder(Encoder):
         """The module with its weights, on the CPU; may raise anything."""
 
     def _images(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embeddings (rows, dim) of normalised pictures (rows, 3, height, width)."""
+        """Embeddings (rows, dim) of normalised pictures (rows, bands, height, width)."""
         raise NotImplementedError
 
     def _texts(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

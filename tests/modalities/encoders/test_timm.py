@@ -96,9 +96,108 @@ def test_a_folder_brings_its_own_preprocessing_and_weights(folder, loaded):
     assert found.dim == loaded.dim
     assert found._takes.mean == (0.1, 0.1, 0.1)
     assert np.isfinite(found.encode(batch)).all()
-    from_file = made(f"{SMALL}/{folder / 'model.safetensors'}")
-    with pytest.raises(ModalityError, match="head"):  # seven classes there, none of the default's
-        from_file.load()
+
+
+@pytest.mark.parametrize("classes", [0, 7, 1000])
+def test_a_file_may_lack_the_classifier_or_have_another(loaded, tmp_path, classes):
+    import timm
+    from safetensors.torch import save_file
+
+    weights = loaded._model.state_dict()
+    if classes:
+        weights |= timm.create_model(SMALL, num_classes=classes).get_classifier().state_dict(prefix="head.")
+    save_file(weights, tmp_path / "model.safetensors")
+    found = made(f"{SMALL}/{tmp_path / 'model.safetensors'}")
+    found.load()
+    batch = [loaded.prepare(image) for image in images()[:4]]
+    np.testing.assert_array_equal(found.encode(batch), loaded.encode(batch))
+
+
+@pytest.mark.parametrize("change", ["lacks", "has more"])
+def test_a_file_with_other_weights_is_refused_by_name(loaded, tmp_path, change):
+    from safetensors.torch import save_file
+
+    weights = dict(loaded._model.state_dict())
+    told = weights.pop("norm.weight")
+    if change == "has more":
+        weights |= {"norm.weight": told, "norm.other": told.clone()}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ModalityError, match=r"norm\.weight" if change == "lacks" else r"norm\.other"):
+        made(f"{SMALL}/{tmp_path / 'model.safetensors'}").load()
+
+
+def test_a_file_that_is_not_there_is_named_where_it_is_asked_for_and_where_it_is_read(loaded, tmp_path):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "model.safetensors"
+    with pytest.raises(ModalityError, match=r"no file '.*model\.safetensors' here.*timm:ARCH"):
+        made(f"{SMALL}/{file}")
+    save_file(loaded._model.state_dict(), file)
+    found = made(f"{SMALL}/{file}")
+    file.unlink()  # as on a machine that has no copy of it
+    with pytest.raises(ModalityError, match="no file"):
+        found.load()
+
+
+@pytest.fixture(params=[5, 13])
+def multispectral(request, tmp_path):
+    """A folder as timm saves it, of a model of more bands than a picture has."""
+    import timm
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(SMALL, in_chans=request.param, num_classes=7)
+    bands = np.linspace(0.1, 0.6, request.param).tolist()
+    about = {"pretrained_cfg": {"mean": bands, "std": bands[::-1]}}
+    timm.models.save_for_hf(model, tmp_path, model_config=about, safe_serialization=True)
+    return tmp_path
+
+
+def test_a_local_checkpoint_of_other_bands_encodes_chips_of_so_many(multispectral):
+    import timm
+    import torch
+
+    found = made(f"local-dir:{multispectral}")
+    found.load()
+    bands = found._takes.bands
+    assert found.input_shape == (160, 160, bands)
+    model = timm.create_model(f"local-dir:{multispectral}", pretrained=True, num_classes=0).eval()
+    about = timm.data.resolve_model_data_config(model)
+    assert about["input_size"] == (bands, 160, 160)
+    chips = np.random.default_rng(0).integers(0, 255, (3, 160, 160, bands)).astype(np.float32)
+    prepared = [found.prepare(chip) for chip in chips]
+    pixels = torch.from_numpy(np.stack([*prepared, np.zeros_like(prepared[0])])).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(about[name])[:, None, None] for name in ("mean", "std"))
+    with torch.inference_mode():
+        theirs = model((pixels - mean) / std)[:3].numpy()
+    np.testing.assert_allclose(found.encode(prepared), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [(70, 40), (200, 160), (1, 9)])
+def test_each_band_is_cut_as_a_picture_of_it_would_be(multispectral, loaded, side):
+    found = made(f"local-dir:{multispectral}")
+    chip = np.random.default_rng(0).integers(0, 255, (*side, found._takes.bands), dtype=np.uint8)
+    np.testing.assert_array_equal(found.prepare(chip)[:, :, :3], loaded.prepare(chip[:, :, :3]))
+
+
+def test_chips_of_other_bands_than_the_model_has_are_rejected(multispectral):
+    found = made(f"local-dir:{multispectral}")
+    bands = found._takes.bands
+    for there in (1, 3, 4):
+        with pytest.raises(
+            Rejected, match=rf"has {there} bands, but .* takes {bands}: choose {bands} .*satellite\.bands"
+        ):
+            found.prepare(np.zeros((4, 4, there), np.uint8))
+
+
+def test_where_no_mean_is_told_every_band_has_the_average_of_those_of_pictures(multispectral):
+    about = json.loads((multispectral / "config.json").read_text())
+    del about["pretrained_cfg"]["mean"], about["pretrained_cfg"]["std"]
+    (multispectral / "config.json").write_text(json.dumps(about))
+    found = made(f"local-dir:{multispectral}")._takes
+    np.testing.assert_allclose(found.mean, [0.449] * found.bands)
+    np.testing.assert_allclose(found.std, [0.226] * found.bands)
 
 
 def test_weights_of_another_architecture_are_refused(folder):
