@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SentenceTransformers(TorchEncoder):
-    """A sentence-transformers model by name, or from a folder.
+    """A sentence-transformers model by name, or from a folder; its default prompt stands before every text.
 
     The rows of a part are sorted by their number of tokens before they are cut into batches, so a batch holds
     rows of like length. A batch always has `batch_size` rows and a length of `tokens.LENGTHS`.
@@ -54,10 +54,13 @@ class SentenceTransformers(TorchEncoder):
             )
         self._name = argument
         described = _folder(argument, weights=False)
+        self._prompt = _default_prompt(described)
+        self._unread = 0  # tokens of the prompt, where the model leaves them out of its embeddings
         self.dim = _dimension(described, argument)
         inner, longest, lower = _transformer(described)
         where = partial(_folder, argument, weights=False, inner=inner)
-        takes = Tokens(partial(hugging_face, where, longest, lower=lower), longest, long_text)
+        opened = partial(hugging_face, where, longest, lower=lower, prompt=self._prompt)
+        takes = Tokens(opened, longest, long_text)
         super().__init__(spec, takes, batch_size=batch_size, dtype=dtype, device=device)
 
     def _build(self) -> Any:
@@ -77,10 +80,20 @@ class SentenceTransformers(TorchEncoder):
         )
         _check_weights(folder, model, self.spec)
         self._pad = model.tokenizer.pad_token_id or 0
+        if self._prompt and not all(getattr(module, "include_prompt", True) for module in model):
+            if isinstance(self._takes, Tokens) and self._takes.averages:
+                raise ModalityError(
+                    f"encoder.long_text windows: {self.spec!r} leaves its prompt out of its embeddings,"
+                    " and the first window alone has it; take truncate."
+                )
+            self._unread = model.preprocess(["x"], prompt=self._prompt)["prompt_length"]
         return model
 
     def _texts(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self._model({"input_ids": ids, "attention_mask": mask})["sentence_embedding"]
+        features: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if self._unread:
+            features["prompt_length"] = self._unread
+        output: torch.Tensor = self._model(features)["sentence_embedding"]
         return output
 
 
@@ -105,6 +118,15 @@ def _transformer(folder: Path) -> tuple[str, int, bool]:
         limits = (tokenizer.get("model_max_length"), config.get("max_position_embeddings"), LENGTHS[-1])
         longest = min(limit for limit in limits if isinstance(limit, int))
     return str(modules[0]["path"]), longest, bool(own.get("do_lower_case"))
+
+
+def _default_prompt(folder: Path) -> str:
+    """What a model has before a text that is neither said to be a query nor anything else."""
+    path = folder / "config_sentence_transformers.json"
+    config = read_json(path) if path.is_file() else {}
+    prompts = config.get("prompts") or {}
+    prompt = prompts.get(config.get("default_prompt_name")) if isinstance(prompts, dict) else None
+    return prompt if isinstance(prompt, str) else ""
 
 
 def _check_weights(folder: Path, model: Any, spec: str) -> None:

@@ -132,13 +132,16 @@ def _windows(prepared: NDArray[np.int32]) -> list[NDArray[np.int32]]:
     return [prepared[start:end] for start, end in zip((0, *(ends[:-1] + 1)), ends, strict=True)]
 
 
-def hugging_face(folder: Callable[[], Any], longest: int, *, lower: bool = False) -> Windower:
+def hugging_face(
+    folder: Callable[[], Any], longest: int, *, lower: bool = False, prompt: str = ""
+) -> Windower:
     """The tokenizer in a folder, as the library transformers opens it; no code from the folder is run.
 
     Args:
         folder: Says where it is.
         longest: Tokens of a window.
         lower: The model reads lower case.
+        prompt: Stands before every text.
 
     Raises:
         ModalityError: It cannot be opened, or knows no windows.
@@ -158,6 +161,7 @@ def hugging_face(folder: Callable[[], Any], longest: int, *, lower: bool = False
         raise ModalityError(f"The tokenizer in {where} has no tokenizer.json, so it cannot be used.")
 
     def windows(text: str) -> list[list[int]]:
+        text = prompt + text
         found: list[list[int]] = tokenizer(
             text.lower() if lower else text,
             truncation=True,

@@ -1,9 +1,12 @@
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
 from modalities import ModalityError, encoder, modality
+from modalities.encoders.hub import model_folder
 from modalities.encoders.tokens import LENGTHS
 
 TEXTS = [
@@ -118,6 +121,56 @@ def test_windows_of_a_long_text_are_averaged_by_their_tokens(averaging):
     # what the windows say is heard, where the first one alone knows nothing of it
     rates = unit(averaging.encode(ready(averaging, [second])))[0]
     assert unit(found)[1] @ rates > 2 * abs(alone[0] / np.linalg.norm(alone[0]) @ rates)
+
+
+@pytest.fixture(params=[True, False], ids=["with its prompt", "without it"])
+def prompted(request, tmp_path):
+    """A small model with random weights and a default prompt, which its mean has a part in or not."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    folder = tmp_path / "prompted"
+    shutil.copytree(
+        model_folder("all-MiniLM-L6-v2", weights=False), folder, ignore=lambda *_: ["model.safetensors"]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(BertConfig(max_position_embeddings=512, **sizes)).save_pretrained(folder)
+    about = {"prompts": {"query": "Question: ", "document": "Some text to file: "}}
+    about["default_prompt_name"] = "document"
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(about))
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    pooling |= {"pooling_mode_cls_token": False, "include_prompt": request.param}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder, request.param
+
+
+def small(folder, **options):
+    found = encoder(
+        f"sentence-transformers:local-dir:{folder}",
+        modality("text"), batch_size=4, device="cpu", dtype="float32", **options,
+    )  # fmt: skip
+    found.load()
+    return found
+
+
+def test_a_default_prompt_stands_before_every_text_as_in_the_library(prompted):
+    folder, _ = prompted
+    found = small(folder)
+    rows = found.encode_all(ready(found))[0]
+    np.testing.assert_allclose(unit(rows), found._model.encode(TEXTS, batch_size=1), atol=1e-5)
+    bare = found._model.encode(TEXTS, batch_size=1, prompt="")
+    assert np.abs(unit(rows) - bare).max(axis=1).min() > 1e-3
+
+
+def test_a_prompt_that_is_left_out_knows_no_windows(prompted):
+    folder, heard = prompted
+    if heard:
+        assert np.isfinite(small(folder, long_text="windows").encode_all(ready(small(folder)))[0]).all()
+    else:
+        with pytest.raises(ModalityError, match=r"encoder\.long_text windows.*prompt"):
+            small(folder, long_text="windows")
 
 
 def test_models_that_are_not_there_are_named(monkeypatch, tmp_path):
