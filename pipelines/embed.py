@@ -74,10 +74,7 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
     if tally.rejected:
         progress.say(f"embed: {tally.rejected:,} of {pool.size:,} samples rejected: {tally.told()}")
     if tally.truncated:
-        note = (
-            f"{tally.truncated:,} of {tally.embedded:,} embedded samples are longer than the encoder reads,"
-            " which saw their beginning alone (the column truncated; encoder.long_text=windows reads all)"
-        )
+        note = truncated_told(tally, build(config, pool.modality))
         progress.say(f"embed: {note}")
         counts |= {"truncated": tally.truncated, "notes": [note]}
     names = [part_name(encode.EMBEDDINGS, index) for index in range(len(pool.parts))]
@@ -99,6 +96,15 @@ def embed(config: Config, store: Store, progress: Progress, pool: Pool | None = 
             encode.REJECTED: written.runs(tally.spoiled),
         },
     }
+
+
+def truncated_told(tally: Tally, encoder: Encoder) -> str:
+    """How many samples were read in part, and what can be done about it, for a person."""
+    more = f"; {encoder.more}" if encoder.more else ""
+    return (
+        f"{tally.truncated:,} of {tally.embedded:,} embedded samples are longer than the encoder reads, which"
+        f" saw their beginning alone (the column truncated{more})"
+    )
 
 
 @dataclass(frozen=True)

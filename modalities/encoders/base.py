@@ -24,6 +24,7 @@ class Encoder(ABC):
         input_shape: shape of a prepared sample that is an array, -1 for a length that varies; None for a str.
         input_dtype: dtype of a prepared sample that is an array, None for a str.
         truncates: it may read a part of a sample alone, and `is_truncated` says of which.
+        more: how more of such samples would be read, for a person; empty where nothing can be done.
     """
 
     accepts: ClassVar[tuple[str, ...]]
@@ -33,6 +34,7 @@ class Encoder(ABC):
     input_shape: tuple[int, ...] | None = None
     input_dtype: np.dtype[Any] | None = None
     truncates: bool = False
+    more: str = ""
 
     def open(self) -> None:  # noqa: B027 - most encoders need nothing
         """Open what `prepare` needs, such as a tokenizer; called once before it in each process.

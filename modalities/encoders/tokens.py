@@ -58,6 +58,13 @@ class Tokens:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_windower": None}
 
+    @property
+    def more(self) -> str:
+        """How more of a text would be read that `is_truncated`, for a person."""
+        if self.averages:
+            return f"of a text {MAX_CHARACTERS:,} characters are read: split what is longer before"
+        return f"encoder.long_text=windows reads {MAX_CHARACTERS:,} characters"
+
     def open(self) -> Windower:
         """The tokenizer, opened if it is not yet.
 

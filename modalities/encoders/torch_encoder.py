@@ -48,6 +48,7 @@ class TorchEncoder(Encoder):
         self.device = device
         self.input_shape, self.input_dtype = takes.shape, takes.dtype
         self.truncates = isinstance(takes, Tokens)
+        self.more = takes.more if isinstance(takes, Tokens) else ""
         self._takes = takes
         self._pad = 0
         self._model: Any = None

@@ -8,10 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from ray import cloudpickle
 
+import modalities
 from modalities import registry
+from pipelines.embed import truncated_told
 from pipelines.encode import matrix
 from pipelines.manifest import read_manifest
 from pipelines.store import Store
+from pipelines.tally import Tally
 
 from . import wrong
 from .conftest import png, rows_of
@@ -52,8 +55,23 @@ def test_what_an_encoder_does_with_some_samples_costs_those_alone(embed, evenset
     embedded = rows_of(run, "embeddings")
     assert embedded.keys() == set(NAMES) - reasons.keys()
     assert [name for name, row in embedded.items() if row["truncated"]] == ["digit 30"]
-    assert "1 of 36 embedded samples" in done.text
+    assert "1 of 36 embedded samples are longer" in done.text
+    assert "(the column truncated)" in done.text  # this encoder knows nothing of long_text
     assert "truncated 1" in evenset("status", run.url).text
+
+
+@pytest.mark.parametrize(
+    ("long_text", "said"),
+    [
+        (None, "(the column truncated; encoder.long_text=windows reads 100,000 characters)"),
+        ("windows", "(the column truncated; of a text 100,000 characters are read: split what is longer"),
+    ],
+)
+def test_what_would_read_more_of_a_text_is_not_what_is_set_already(long_text, said):
+    options = {"long_text": long_text} if long_text else {}
+    text = modalities.modality("text")
+    found = modalities.encoder("sentence-transformers:all-MiniLM-L6-v2", text, **options)
+    assert said in truncated_told(Tally(embedded=7, truncated=2), found)
 
 
 @pytest.mark.parametrize(
