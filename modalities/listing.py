@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 
 from modalities import plugins, registry
@@ -24,6 +23,7 @@ class Listed:
         licence: of the weights, as their authors give it.
         files: hub repositories, any of which holds the weights.
         package: installed package that carries them.
+        problem: why it cannot be used, in one line.
     """
 
     model: str
@@ -32,6 +32,7 @@ class Listed:
     licence: str
     files: tuple[str, ...] = ()
     package: str = ""
+    problem: str | None = None
 
     @property
     def here(self) -> bool | None:
@@ -87,17 +88,34 @@ FAMILIES = {
 
 
 def encoders() -> list[Listed]:
-    """Well-known models of each built-in family, the form of any other one of it, and plugins."""
+    """Well-known models of each built-in family, the form of any other one of it, and plugins.
+
+    Each plugin is imported to see whether it can be; it is listed also where something is wrong with it.
+    """
+    offers = plugins.offered("encoder.model", ENCODER_GROUP, ENCODERS)
     found: list[Listed] = []
-    for family in ENCODERS:
-        found += [model for model in WELL_KNOWN if model.model.partition(":")[0] == family]
-        if family in FAMILIES:
-            found.append(Listed(*FAMILIES[family], dimensions=None, licence=""))
-    return found + [
-        Listed(point.name, _of(point.dist.name if point.dist else ""), None, "")
-        for point in sorted(entry_points(group=ENCODER_GROUP), key=lambda point: point.name)
-        if point.name not in ENCODERS
-    ]
+    for name in (*ENCODERS, *sorted(offers.keys() - ENCODERS.keys())):
+        found += _family(name) if name in ENCODERS and len(offers[name]) == 1 else [_plugin(offers[name])]
+    return found
+
+
+def _family(name: str) -> list[Listed]:
+    found = [model for model in WELL_KNOWN if model.model.partition(":")[0] == name]
+    if name in FAMILIES:
+        found.append(Listed(*FAMILIES[name], dimensions=None, licence=""))
+    return found
+
+
+def _plugin(offers: Sequence[Plugin]) -> Listed:
+    """An encoder that a plugin brings, or that it and others claim."""
+    problem = None
+    try:
+        if len(offers) > 1:
+            raise ModalityError(plugins.clash(offers))
+        registry.encoder_factory(offers[0])
+    except ModalityError as error:
+        problem = str(error)
+    return Listed(offers[0].name, f"plugin of {_origin(offers)}", None, "", problem=problem)
 
 
 def rows(listed: Iterable[Listed]) -> list[tuple[str, str, str, str, str]]:
@@ -108,8 +126,8 @@ def rows(listed: Iterable[Listed]) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def _of(package: str) -> str:
-    return f"plugin of {package}" if package else "plugin"
+def _origin(offers: Iterable[Plugin]) -> str:
+    return " and ".join(sorted(offer.origin for offer in offers))
 
 
 def _cached(repository: str) -> bool:
@@ -151,7 +169,7 @@ def modalities() -> list[ListedModality]:
 
 
 def _modality(offers: Sequence[Plugin]) -> ListedModality:
-    origin = " and ".join(sorted(offer.origin for offer in offers))
+    origin = _origin(offers)
     try:
         if len(offers) > 1:
             raise ModalityError(plugins.clash(offers))

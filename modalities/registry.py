@@ -128,7 +128,7 @@ def encoder(
         ModalityError: there is no such encoder, or several, it is broken, or cannot encode this modality.
     """
     plugin, argument = plugins.meant("encoder.model", spec, ENCODER_GROUP, ENCODERS)
-    factory: EncoderFactory = plugin.load()
+    factory = encoder_factory(plugin)
     if batch_size is not None and batch_size < 1:
         raise ModalityError(f"encoder.batch_size {batch_size} is not positive.")
     kinds = getattr(factory, "accepts", (modality.kind,))
@@ -150,6 +150,21 @@ def encoder(
     if not isinstance(found, Encoder):
         raise plugin.broken(f"{plugin.target}(...) is {found!r}, which is no modalities.Encoder")
     return found
+
+
+def encoder_factory(plugin: Plugin) -> EncoderFactory:
+    """Import what makes an encoder, and make none.
+
+    Raises:
+        ModalityError: it cannot be imported, or makes none.
+    """
+    found: Any = plugin.load()
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, Encoder)):
+        raise plugin.broken(f"{plugin.target} is {found!r}, which is no modalities.Encoder")
+    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
+        raise plugin.broken(f"{plugin.target} lacks {', '.join(lacking)}")
+    factory: EncoderFactory = found
+    return factory
 
 
 def _check_options(factory: EncoderFactory, spec: str, options: Iterable[str]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -125,39 +125,21 @@ def show_config() -> None:
 
 @app.command("encoders")
 def show_encoders() -> None:
-    """List encoders: what they encode, dimensions, licence, and whether they are on this machine."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """List encoders: what they encode, dimensions, licence, whether they are here, and what is wrong."""
     from modalities import listing
 
-    table = Table("encoder.model", "encodes", "dimensions", "licence", "here", box=None, pad_edge=False)
-    for row in listing.rows(listing.encoders()):
-        table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    (console if console.is_terminal else Console(highlight=False, markup=False, width=200)).print(table)
+    listed = listing.encoders()
+    _list(("encoder.model", "encodes", "dimensions", "licence", "here"), listing.rows(listed), listed)
 
 
 @app.command("modalities")
 def show_modalities() -> None:
     """List every modality: its formats, its encoder, who brings it, and what is wrong with it."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from modalities import listing
-    from pipelines.secrets import told
 
     listed = listing.modalities()
-    table = Table("modality", "samples", "default encoder", "reads", "of", box=None, pad_edge=False)
-    for one in listed:
-        table.add_row(*map(Text, (one.name, one.kind, one.default_encoder, one.reads, one.origin)))
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=200)
-    console.print(table)
-    for one in listed:
-        if one.problem:
-            console.print(Text(told(one.problem)), soft_wrap=True)
+    rows = [(one.name, one.kind, one.default_encoder, one.reads, one.origin) for one in listed]
+    _list(("modality", "samples", "default encoder", "reads", "of"), rows, listed)
 
 
 @app.command("status")
@@ -179,6 +161,25 @@ def demo() -> None:
         from pipelines.demo import demo as curate
 
         curate()
+
+
+def _list(head: Sequence[str], rows: Iterable[Sequence[str]], listed: Iterable[Any]) -> None:
+    """Print a table of what is listed, and below it what is wrong with some of it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from pipelines.secrets import told
+
+    table = Table(*head, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=200)
+    console.print(table)
+    for one in listed:
+        if one.problem:
+            console.print(Text(told(one.problem)), soft_wrap=True)
 
 
 def _run(context: typer.Context, config: str, overrides: list[str] | None, stage: str | None) -> None:

@@ -16,3 +16,8 @@ def install(folder, name, entry_points, version="1.0", **modules):
 def modality(name, target):
     """An entry point of a modality."""
     return f"[evenset.modalities]\n{name} = {target}\n"
+
+
+def encoder(name, target):
+    """An entry point of an encoder."""
+    return f"[evenset.encoders]\n{name} = {target}\n"
