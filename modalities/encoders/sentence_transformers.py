@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from modalities.base import ModalityError
 from modalities.encoders.hub import LOCAL, model_folder, read_json
-from modalities.encoders.tokens import LENGTHS, Tokens, hugging_face
+from modalities.encoders.tokens import LENGTHS, Tokens, hugging_face, positions
 from modalities.encoders.torch_encoder import TorchEncoder
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _transformer(folder: Path) -> tuple[str, int, bool]:
     )
     longest = own.get("max_seq_length")
     if not isinstance(longest, int):
-        limits = (tokenizer.get("model_max_length"), config.get("max_position_embeddings"), LENGTHS[-1])
+        limits = (tokenizer.get("model_max_length"), positions(config), LENGTHS[-1])
         longest = min(limit for limit in limits if isinstance(limit, int))
     return str(modules[0]["path"]), longest, bool(own.get("do_lower_case"))
 

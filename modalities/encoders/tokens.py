@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +23,12 @@ END = -1
 """Ends each window of a prepared text; no token has this number."""
 
 LONG_TEXT = ("truncate", "windows")
+
+AFTER_PADDING = {
+    *("camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm"),
+    *("mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
+"""Models of transformers that count positions from the one after padding's, as RoBERTa does."""
 
 Windower = Callable[[str], Sequence[Sequence[int]]]
 """A text as windows of tokens, each with the special ones and none longer than the model reads."""
@@ -132,6 +138,16 @@ class Tokens:
     def _read(self, prepared: NDArray[np.int32]) -> list[NDArray[np.int32]]:
         windows = _windows(prepared)
         return windows if self.averages else windows[:1]
+
+
+def positions(config: Mapping[str, Any]) -> int:
+    """Tokens that a model of transformers has positions for, by its ``config.json``."""
+    found = config.get("max_position_embeddings")
+    if not isinstance(found, int) or found < 1:
+        return LENGTHS[-1]
+    padded = config.get("model_type") in AFTER_PADDING and config.get("position_embedding_type") != "rotary"
+    padding = config.get("pad_token_id")
+    return found - (1 if padding is None else padding) - 1 if padded else found
 
 
 def _windows(prepared: NDArray[np.int32]) -> list[NDArray[np.int32]]:
