@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from modalities.base import ModalityError
 from modalities.encoders.hub import model_folder, read_json
 from modalities.encoders.pixels import Pixels
-from modalities.encoders.tokens import LENGTHS, Tokens, hugging_face
+from modalities.encoders.tokens import LENGTHS, Tokens, hugging_face, positions
 from modalities.encoders.torch_encoder import TorchEncoder
 
 if TYPE_CHECKING:
@@ -141,11 +142,9 @@ def _described(spec: str, folder: Path, kind: str) -> tuple[int, int]:
         return dim, 0
     if not hasattr(config, "vocab_size"):
         raise ModalityError(f"encoder.model {spec!r} has no vocabulary: it is no model for texts.")
-    positions = getattr(config, "max_position_embeddings", None) or LENGTHS[-1]
-    offset = 2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
-    tokenizer = folder / "tokenizer_config.json"
-    most = read_json(tokenizer).get("model_max_length", positions) if tokenizer.is_file() else positions
-    return dim, int(min(positions - offset, most, LENGTHS[-1]))
+    longest, tokenizer = positions(config.to_dict()), folder / "tokenizer_config.json"
+    most = read_json(tokenizer).get("model_max_length", longest) if tokenizer.is_file() else longest
+    return dim, int(min(longest, most, LENGTHS[-1]))
 
 
 def _pixels(folder: Path, spec: str) -> Pixels:
@@ -154,28 +153,63 @@ def _pixels(folder: Path, spec: str) -> Pixels:
     if not path.is_file():
         raise ModalityError(f"encoder.model {spec!r} has no {path.name}: it is no model for images.")
     config = read_json(path)
-
-    def sides(value: Any) -> tuple[int, int]:
-        if isinstance(value, dict):
-            value = (value.get("height"), value.get("width"))
-        height, width = value if isinstance(value, list | tuple) else (value, value)
-        return int(height), int(width)
-
-    size = config.get("size")
-    size = size if isinstance(size, dict) else {"shortest_edge": size}
-    shortest = size.get("shortest_edge")
     try:
-        resized = sides(shortest if shortest else size)
-        cropped = config.get("crop_size") if config.get("do_center_crop") else None
-        target = sides(cropped) if cropped else resized
-        share = float(config.get("crop_pct") or 1.0) if not cropped else target[0] / resized[0]
-        normalised = config.get("do_normalize", True)
-        mean = tuple(map(float, config["image_mean"])) if normalised else (0.0,) * 3
-        std = tuple(map(float, config["image_std"])) if normalised else (1.0,) * 3
-    except (TypeError, ValueError, KeyError) as error:
+        target, share, fit = _cut(config)
+        mean, std = _values(config)
+    except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise ModalityError(
             f"encoder.model {spec!r}: its preprocessor_config.json does not say what size, mean and standard"
             f" deviation its pictures have ({error!r})."
         ) from error
+    resample = FILTERS.get(config.get("resample", 3), "bicubic")
+    return Pixels(target, mean, std, resample, share, fit, bool(config.get("do_flip_channel_order")))
+
+
+def _cut(config: Mapping[str, Any]) -> tuple[tuple[int, int], float, str]:
+    """Size, share of the side and fit, as `Pixels` has them, of an image processor of transformers."""
+    size = config.get("size")
+    size = size if isinstance(size, dict) else {"shortest_edge": size}
+    shortest = size.get("shortest_edge")
+    resized = _sides(shortest if shortest else size)
+    cropped = config.get("crop_size") if config.get("do_center_crop") else None
+    target = _sides(cropped) if cropped else resized
+    kind = _kind(config)
     fit = "shortest" if shortest else "squash"
-    return Pixels(target, mean, std, FILTERS.get(config.get("resample", 3), "bicubic"), min(share, 1.0), fit)
+    if kind.startswith("ConvNext") and resized[0] >= 384:
+        return target, 1.0, "squash"  # from this size on its authors stretch, and cut nothing
+    if config.get("crop_pct"):
+        share = float(config["crop_pct"])
+    else:
+        share = target[0] / resized[0] * (224 / 256 if kind.startswith("Levit") and shortest else 1)
+    return target, min(share, 1.0), fit
+
+
+def _sides(value: Any) -> tuple[int, int]:
+    if isinstance(value, dict):
+        value = (value.get("height"), value.get("width"))
+    height, width = value if isinstance(value, list | tuple) else (value, value)
+    return int(height), int(width)
+
+
+def _values(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of pixels in 0..1, which a processor may have of pixels in another range."""
+    kind = _kind(config)
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if config.get("do_normalize", not kind.startswith("MobileViT")):
+        mean, std = _a_band(config["image_mean"]), _a_band(config["image_std"])
+    if kind.startswith("EfficientNet") and config.get("include_top", True):
+        std = tuple(value * value for value in std)  # it divides by it twice
+    factor = float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 1.0
+    scale = factor * 255  # exactly 1 for 1/255
+    return tuple(value / scale for value in mean), tuple(value / scale for value in std)
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """The class of an image processor."""
+    return str(config.get("image_processor_type") or config.get("feature_extractor_type"))
+
+
+def _a_band(values: Any) -> tuple[float, ...]:
+    """One value a band; where there is but one, it is that of red, green and blue."""
+    values = values if isinstance(values, list) else [values]
+    return tuple(map(float, values * (3 if len(values) == 1 else 1)))

@@ -38,6 +38,7 @@ class Pixels:
         crop: side of the centred piece that is kept, as a share of the side that fits; timm's ``crop_pct``.
         fit: ``shortest``: the largest centred piece with the input's aspect ratio; ``squash``: all of the
             picture, stretched; ``longest``: all of it, with black borders.
+        reverse: the model has the last band first, as those that were trained on blue, green and red.
     """
 
     size: tuple[int, int]
@@ -46,6 +47,7 @@ class Pixels:
     filter: str = "bicubic"
     crop: float = 1.0
     fit: str = "shortest"
+    reverse: bool = False
 
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
 
@@ -107,6 +109,8 @@ class Pixels:
     def normalised(self, stacked: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The input of the model (rows, bands, height, width), computed where ``stacked`` lies."""
         pixels = stacked.permute(0, 3, 1, 2).float() / 255
+        if self.reverse:
+            pixels = pixels.flip(1)
         mean, std = _bands(self.mean, stacked.device), _bands(self.std, stacked.device)
         return ((pixels - mean) / std).to(dtype)
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from modalities import ModalityError, Rejected, encoder, modality
+from modalities.encoders import hugging_face
 from modalities.encoders.hub import model_folder
 
 TEXTS = ["A cat sleeps on the warm roof.", "Interest rates rose.", "words " * 100, "x"]
@@ -79,6 +80,39 @@ def test_texts_are_pooled_as_asked(texts, pooling):
     np.testing.assert_allclose(rows[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["bert", "roberta", "longformer", "data2vec-text", "xmod", "mpnet", "camembert", "lilt", "ibert", "luke"],
+)
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_a_long_text_ends_where_the_models_positions_do(texts, tmp_path, kind, padding):
+    """The last position is used, and none behind it asked for."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    if kind == "mpnet" and padding != 1:
+        pytest.skip("this one counts from 2 whatever its padding is")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    about = {"max_position_embeddings": 32, "vocab_size": 30_522, "pad_token_id": padding} | {
+        "longformer": {"attention_window": [8]},
+        "xmod": {"languages": ["en"], "default_language": "en"},
+        "luke": {"entity_vocab_size": 10, "entity_emb_size": 32},
+        "lilt": {"channel_shrink_ratio": 1, "hidden_size": 48},
+    }.get(kind, {})
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **(sizes | about)))
+    model.save_pretrained(tmp_path)
+    shutil.copy(texts / "tokenizer.json", tmp_path)
+    fast = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fast))
+    found = made(tmp_path, "text")
+    table = model.embeddings.position_embeddings
+    assert found._takes._lengths[-1] == len(table.weight) - (0 if kind == "bert" else table.padding_idx + 1)
+    with torch.inference_mode():
+        rows, reasons = found.encode_all([found.prepare(text) for text in ("words " * 100, "x")])
+    assert not any(reasons)
+    assert np.isfinite(rows).all()
+
+
 def test_a_text_may_be_read_in_windows(texts):
     found = made(texts, "text", long_text="windows")
     rows = found.encode_all([found.prepare(text) for text in TEXTS])[0]
@@ -95,7 +129,7 @@ def test_pictures_are_pooled_as_asked(pictures, pooling):
     found = made(pictures, "image", pooling=pooling)
     assert found.input_shape == (56, 56, 3)
     prepared = found.prepare(picture())
-    pixels = found._takes.normalised(torch.from_numpy(prepared[None]), torch.float32)
+    pixels = found._takes.normalised(torch.from_numpy(prepared[None].copy()), torch.float32)
     states = states_of(pictures, {"pixel_values": pixels})
     expected = states.mean(axis=0) if pooling == "mean" else states[0]
     np.testing.assert_allclose(found.encode([prepared])[0], expected, atol=1e-5)
@@ -103,15 +137,43 @@ def test_pictures_are_pooled_as_asked(pictures, pooling):
         found.prepare(np.zeros((4, 4, 13), np.uint8))
 
 
-def test_preprocessing_is_that_of_transformers(pictures):
-    from transformers import BitImageProcessor
+PROCESSORS = {
+    "as a DINOv2 has it": (
+        "Bit",
+        {"crop_size": {"height": 56, "width": 56}, "size": {"shortest_edge": 64}, "do_center_crop": True},
+    ),
+    "stretched": ("ViT", {}),
+    "one mean for all bands": ("ViT", {"image_mean": 0.4, "image_std": 0.2}),
+    "not scaled": ("ViT", {"do_rescale": False, "image_mean": [120, 110, 100], "image_std": [50, 60, 70]}),
+    "not scaled nor normalised": ("ViT", {"do_rescale": False, "do_normalize": False}),
+    "scaled to 0..2": ("ViT", {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}),
+    "ConvNeXT, small": ("ConvNext", {"size": {"shortest_edge": 224}}),
+    "ConvNeXT, large": ("ConvNext", {"size": {"shortest_edge": 384}}),
+    "PoolFormer": ("PoolFormer", {}),
+    "LeViT": ("Levit", {}),
+    "blue first": (
+        "MobileViT",
+        {"crop_size": {"height": 256, "width": 256}, "size": {"shortest_edge": 288}},
+    ),
+    "normalised twice": ("EfficientNet", {}),
+}
 
-    theirs = BitImageProcessor.from_pretrained(str(pictures))(picture(), return_tensors="np")["pixel_values"]
+
+@pytest.mark.parametrize("how", PROCESSORS)
+def test_preprocessing_is_that_of_transformers(how, tmp_path):
     import torch
+    import transformers
 
-    found = made(pictures, "image")
-    ours = found._takes.normalised(torch.from_numpy(found.prepare(picture())[None]), torch.float32).numpy()
-    assert np.abs(ours - theirs).mean() < 0.05
+    name, options = PROCESSORS[how]
+    name = f"{name}ImageProcessor"
+    processor = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
+    processor(**options).save_pretrained(tmp_path)
+    theirs = processor.from_pretrained(str(tmp_path))(picture(), return_tensors="np")["pixel_values"]
+    takes = hugging_face._pixels(tmp_path, "hf:this")
+    prepared = takes.prepare(picture(), "hf:this").copy()
+    ours = takes.normalised(torch.from_numpy(prepared[None]), torch.float32).numpy()
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).mean() < 0.05 * theirs.std()
     assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.995
 
 
