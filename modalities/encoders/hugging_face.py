@@ -194,7 +194,8 @@ def _sides(value: Any) -> tuple[int, int]:
 def _values(config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of pixels in 0..1, which a processor may have of pixels in another range."""
     kind = _kind(config)
-    mean, std = (0.0,) * 3, (1.0,) * 3
+    mean: tuple[float, ...] = (0.0,) * 3
+    std: tuple[float, ...] = (1.0,) * 3
     if config.get("do_normalize", not kind.startswith("MobileViT")):
         mean, std = _a_band(config["image_mean"]), _a_band(config["image_std"])
     if kind.startswith("EfficientNet") and config.get("include_top", True):
