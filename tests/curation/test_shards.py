@@ -170,7 +170,7 @@ def wide():
 
 @pytest.mark.parametrize(
     ("shards", "slices"),
-    [(1, 1), (7, 2), pytest.param(2, 3, marks=pytest.mark.slow), pytest.param(3, 1, marks=pytest.mark.slow)],
+    [(7, 2), *(pytest.param(*how, marks=pytest.mark.slow) for how in [(1, 1), (2, 3), (3, 1)])],
 )
 def test_any_number_of_shards_agrees(wide, shards, slices):
     points, twin = wide
@@ -197,7 +197,8 @@ def test_shards_may_add_up_their_sums_among_themselves(wide, shards, slices):
     assert groups >= {1, 2, 3}
 
 
-@pytest.mark.parametrize(("shards", "before"), [(3, 2), pytest.param(2, 3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("shards", "before"), [(3, 2), (2, 3)])
 def test_a_shard_may_be_added_or_taken_away_between_iterations(wide, tmp_path, shards, before):
     points, twin = wide
     said = []
@@ -209,7 +210,8 @@ def test_a_shard_may_be_added_or_taken_away_between_iterations(wide, tmp_path, s
     assert said == ["goes on from a checkpoint: level 1, step 0, iteration 3"]
 
 
-@pytest.mark.parametrize("half", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [True, False])
 def test_rows_in_files_agree_and_are_cleared_away(wide, tmp_path, half):
     """Through the death of a shard as well, which finds its file again."""
     points = wide[0].astype(np.float16).astype(np.float32) if half else wide[0]
@@ -263,6 +265,7 @@ def test_a_hundred_thousand_points_agree(large, shards):
     assert killer is None or not killer.left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recheck", [True, False])
 def test_only_the_recheck_makes_tiles_agree(recheck):
     """Rows taken one by one and 64 at a time, where BLAS rounds differently: on a lattice, most are ties."""

@@ -22,6 +22,7 @@ def digest_with(*size, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_threads_do_not_matter():
     size = 100_000, 5000
     assert digest_with(*size, OPENBLAS_NUM_THREADS="2") == digest_with(*size, OPENBLAS_NUM_THREADS="1")

@@ -128,6 +128,7 @@ def test_the_size_is_measured_once_a_run(embed):
     assert again == size
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_of_a_large_batch_costs_the_measurement_alone(embed):
     text, size = embed("frail")
     assert "the process that measured encoder.batch_size died: it is 8" in text

@@ -108,6 +108,7 @@ def test_assignments_keep_the_parts_of_the_embeddings(tmp_path):
         assert store.read_table(mirrored, ["id"]).equals(store.read_table(part, ["id"]))
 
 
+@pytest.mark.slow
 def test_identical_samples_are_one_cluster_and_it_is_said(tmp_path):
     store, _ = embedded(tmp_path, np.ones((50, 4), np.float32))
     counts = cluster(config(cluster={"n_clusters": [10, 3]}), store, Progress(store))
@@ -128,6 +129,7 @@ def test_nothing_embedded_is_said(tmp_path):
         cluster(config(), Store(str(tmp_path)), Progress())
 
 
+@pytest.mark.slow
 def test_a_sample_larger_than_the_tree_is_refused(tmp_path):
     store, _ = embedded(tmp_path, POINTS[:200])
     cluster(config(cluster={"n_clusters": [20, 5]}), store, Progress(store))
@@ -190,6 +192,7 @@ def test_no_result_depends_on_the_memory(tmp_path, monkeypatch, dtype, distance)
     assert all(one.equals(two) for one, two in zip(*trees, strict=True))
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_refused_with_the_least(tmp_path):
     store, _ = embedded(tmp_path, POINTS)
     with pytest.raises(RunError, match=r"take at least ([\d,]+);") as refusal:

@@ -132,6 +132,7 @@ def test_embeddings_do_not_depend_on_actors_or_on_a_second_start(
     assert read_manifest(run, "embeddings").counts["digest"] == digest
 
 
+@pytest.mark.slow
 def test_stored_embeddings_are_unit_rows_in_float16_with_their_keys(
     evenset, write_config, tmp_path, run, digits
 ):

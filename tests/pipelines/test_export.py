@@ -143,6 +143,7 @@ def test_an_id_with_a_line_break_takes_one_line(evenset, write_config, tmp_path,
     assert len(list((tmp_path / "run/export/files").iterdir())) == 5
 
 
+@pytest.mark.slow
 def test_columns_of_the_pool_stay_with_their_samples(evenset, write_config, tmp_path, digits):
     names = [f"d{i}" for i in range(60)]
     numbers = pa.array(range(60), pa.int16())

@@ -90,6 +90,7 @@ def scenes(tmp_path_factory):
     return folder / "tiles.parquet"
 
 
+@pytest.mark.slow
 def test_a_curated_set_opens_in_geopandas(evenset, write_config, scenes, tmp_path):
     config = write_config(
         scenes, modality="satellite", source={"id_column": "name"}, sample={"size": 28},

@@ -141,6 +141,7 @@ class Doubled:
         return pa.table({"n": [self.times * n.as_py() for n in block["n"]]})
 
 
+@pytest.mark.slow
 def test_an_actor_begins_on_a_machine_like_the_drivers_alone(ray_cluster, tmp_path, monkeypatch):
     def doubled():
         parts = ray.data.from_arrow([pa.table({"n": [n]}) for n in range(3)])

@@ -174,6 +174,7 @@ def scenes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_chips_of_one_place_and_day_are_thinned_and_only_the_set_is_drawn_anew(
     evenset, write_config, scenes, tmp_path
 ):

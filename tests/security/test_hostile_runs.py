@@ -145,6 +145,7 @@ def test_an_array_of_a_checkpoint_that_holds_objects(canary, tmp_path):
         read_array(store, "checkpoint", "../secret.npy")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_hostile_is_named_and_not_used(evenset, run, canary):
     config, place = run
     folder = place / "unfinished/checkpoint"

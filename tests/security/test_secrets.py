@@ -228,7 +228,8 @@ def test_a_pool_behind_a_signed_uri(evenset, write_config, server, tmp_path, mon
     assert_no_secret(evenset("status", tmp_path / "run").text)
 
 
-@pytest.mark.parametrize("flag", [["--debug"], pytest.param([], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", [["--debug"], []])
 def test_errors_and_tracebacks_name_no_secret(write_config, server, tmp_path, flag):
     environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": SECRET}
     for path, extra in (
