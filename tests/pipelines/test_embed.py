@@ -113,6 +113,7 @@ def test_parts_are_neither_merged_nor_split(evenset, write_config, tmp_path, run
     assert sizes == [20, 20, 20, 20, 20, 0, 20, 13]
 
 
+@pytest.mark.slow
 def test_embeddings_do_not_depend_on_actors_or_on_a_second_start(
     evenset, write_config, tmp_path, run, digits
 ):

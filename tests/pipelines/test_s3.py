@@ -219,7 +219,11 @@ def operations(requests, bucket):
 
 
 @pytest.mark.parametrize(
-    "kind", ["embeddings", pytest.param("pictures", marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+    "kind",
+    [
+        pytest.param("embeddings", marks=pytest.mark.cluster),
+        pytest.param("pictures", marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+    ],
 )
 def test_a_run_from_s3_to_s3_is_the_run_on_a_disk(
     evenset, there, write, proxy, bucket, tmp_path, request, kind

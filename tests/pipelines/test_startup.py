@@ -156,6 +156,7 @@ def test_an_actor_begins_on_a_machine_like_the_drivers_alone(ray_cluster, tmp_pa
     assert explain(refusal.value)[1] == 2
 
 
+@pytest.mark.slow
 def test_a_kernel_older_than_the_cpu_is_named_with_its_machine(tmp_path):
     """The warning is of the machine's own process: the driver's kernels may be others."""
     found = blas.better(["Nehalem"], blas.flags())

@@ -114,6 +114,7 @@ def test_the_limit_is_that_of_the_config(write_config, tmp_path, digits, modalit
             pool.modality.decode(record.payload)
 
 
+@pytest.mark.slow
 def test_bombs_cost_only_themselves(evenset, write_config, tmp_path, digits):
     pool = tmp_path / "pool"
     pool.mkdir()
