@@ -99,6 +99,8 @@ class Image(Modality):
             image.load()
             _check_pixels(image, self.max_pixels)  # an icon may hold a larger picture than it says
             return _pixels(_upright(image))
+        except Rejected:
+            raise
         except Exception:
             # Damaged headers surface as almost any exception (OSError, SyntaxError, struct.error, ...).
             raise Rejected("The image data are truncated or damaged.") from None
