@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from modalities.base import ModalityError, Part, Record, Source
 from modalities.mapper import Mapper, threads
 from modalities.packed import Packed
+from modalities.sources.columns import check_ids, require_column
 from modalities.sources.files import PART_BYTES
 from modalities.sources.parquet import (
     PARQUET_ERRORS,
     SUFFIXES,
-    check_ids,
     open_parquet,
     read_ids,
     read_slice,
-    require_column,
     slices,
     unreadable,
 )

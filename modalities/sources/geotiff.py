@@ -20,7 +20,7 @@ from modalities.base import MAX_PIXELS, ModalityError, Part, Record, Rejected, S
 from modalities.chips import Window, pack
 from modalities.mapper import Mapper, threads
 from modalities.packed import Packed, ordered
-from modalities.satellite import SatelliteSettings
+from modalities.satellite_settings import SatelliteSettings
 from modalities.sources.files import PART_BYTES, PART_ROWS, PARTS_A_BLOCK
 from modalities.sources.paths import Listing, list_files, printable
 from modalities.sources.patience import OneThread, SlowError

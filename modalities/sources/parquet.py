@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -15,12 +14,20 @@ from modalities.base import Modality, ModalityError, Part, Record, Source
 from modalities.mapper import Mapper, threads
 from modalities.packed import Packed
 from modalities.sources import faults
+from modalities.sources.columns import (
+    check_ids,
+    check_plain,
+    check_samples,
+    find_column,
+    is_text,
+    require_column,
+    unlike,
+)
 from modalities.sources.files import PART_BYTES, PART_ROWS
-from modalities.sources.kept import kept_types, kept_value, plain_type
+from modalities.sources.kept import kept_types, kept_value
 from modalities.sources.lists import LOOKED_AT
 from modalities.sources.paths import READ_ERRORS, Listing, Root, list_files
 from modalities.sources.patience import SlowError
-from modalities.sources.plain import unsafe_type
 from modalities.sources.runs import first_good
 from modalities.sources.values import check_addresses, payload_of
 
@@ -136,21 +143,21 @@ class ParquetSource(Source):
 
     def _first_schema(self, names: Sequence[str]) -> tuple[str, pa.Schema]:
         """The name and the columns of the first file that can be read, by which the others are judged."""
-        failure: ModalityError | None = None
+        failures: list[ModalityError] = []
         for name in names:
             try:
                 return name, open_parquet(self._root, name).schema_arrow
             except ModalityError as error:
                 if not _is_its_own(error):
                     raise
-                failure = failure or error
-        raise failure or ModalityError("There are no Parquet files.")
+                failures.append(error)
+        raise failures[0]  # `table_files` names one file at least
 
     def _slices(self, name: str) -> list[dict[str, Any]]:
         """Specs of the parts of one file; one among others that cannot be used is one rejected sample."""
         try:
             file = open_parquet(self._root, name)
-            misfit = self._misfit(file.schema_arrow)
+            misfit = unlike(file.schema_arrow, self._column, self._id_column, self.kept)
             if misfit is None:
                 return list(slices(file.metadata, name, self._part_rows))
         except ModalityError as error:
@@ -160,18 +167,6 @@ class ParquetSource(Source):
         return [
             {"file": name, "row_group": 0, "step": 1, "start": 0, "stop": 1, "first": 0, "reason": misfit}
         ]
-
-    def _misfit(self, schema: pa.Schema) -> str | None:
-        """Why a file has not the columns that the first one has, or None."""
-        wanted: list[tuple[str, Callable[[pa.DataType], bool]]] = [(self._column, _holds_samples)]
-        wanted += [] if self._id_column is None else [(self._id_column, _holds_ids)]
-        wanted += [(key, partial(_is_kept_as, wanted=kind)) for key, kind in self.kept.items()]
-        for column, fits in wanted:
-            if column not in schema.names:
-                return f"The file has no column {column!r}."
-            if not fits(kind := schema.field(column).type):
-                return f"The column {column!r} of the file is of type {kind}, unlike that of the first file."
-        return None
 
 
 def read_ids(table: pa.Table, name: str) -> list[tuple[str | None, str | None]]:
@@ -325,97 +320,11 @@ def read_slice(root: Root, spec: dict[str, Any], columns: list[str]) -> pa.Table
         raise
 
 
-def find_column(schema: pa.Schema, modality: Modality, id_column: str | None, name: str) -> str:
-    """Return the column that holds the samples: one with a usual name, or the only one that could.
-
-    Raises:
-        ModalityError: there is none, or several and none with a usual name.
-    """
-    fields = [field for field in schema if field.name != id_column]
-    # Addresses are fetched only from a column that the user names.
-    fits = _is_text if modality.strings_are_samples else _is_payload
-    candidates = [field.name for field in fields if fits(field.type)]
-    for usual in modality.column_names:
-        if usual in candidates:
-            return usual
-    if len(candidates) == 1:
-        return str(candidates[0])
-    found = "several columns that could be" if candidates else "no column of"
-    raise ModalityError(
-        f"{name} has {found} {modality.name} samples: set source.column to one of {', '.join(schema.names)}"
-        " (or source.format=embeddings, if it holds embeddings)."
-    )
-
-
-def require_column(schema: pa.Schema, column: str, key: str, name: str) -> None:
-    """Raise ModalityError where a column is missing."""
-    if column not in schema.names:
-        raise ModalityError(
-            f"{name} has no column {column!r}: set {key} to one of {', '.join(schema.names)}."
-        )
-
-
-def check_ids(field: pa.Field, name: str) -> None:
-    """Raise ModalityError where a column cannot name samples."""
-    if not _holds_ids(field.type):
-        raise ModalityError(
-            f"{name}: source.id_column {field.name!r} is of type {field.type}; ids are strings or integers."
-        )
-
-
-def check_samples(field: pa.Field, name: str) -> None:
-    """Raise ModalityError where a column cannot hold samples."""
-    check_plain(field, name)
-    if not _holds_samples(field.type):
-        raise ModalityError(
-            f"{name}: source.column {field.name!r} is of type {field.type}; samples are bytes,"
-            " strings or structs with the fields bytes and path."
-        )
-
-
-def check_plain(field: pa.Field, name: str) -> None:
-    """Raise ModalityError where the values of a column could be read only by running code of the file."""
-    if kind := unsafe_type(field.type):
-        raise ModalityError(
-            f"{name}: column {field.name!r} is of the extension type {kind!r}, whose values are made by"
-            " running what the file says: write the column as plain bytes, strings or numbers."
-        )
-
-
-def _holds_ids(kind: pa.DataType) -> bool:
-    return _is_text(kind) or bool(pa.types.is_integer(kind))
-
-
-def _holds_samples(kind: pa.DataType) -> bool:
-    return unsafe_type(kind) is None and (_is_text(kind) or _is_payload(kind))
-
-
-def _is_kept_as(kind: pa.DataType, wanted: pa.DataType) -> bool:
-    return bool(plain_type(kind) == wanted)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-                or (pa.types.is_dictionary(kind) and _is_text(kind.value_type)))  # fmt: skip
-
-
-def _is_payload(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        held = kind.field(place).type if place >= 0 else kind
-        return _is_binary(held) or _is_text(held) or bool(pa.types.is_null(held))  # null: all are addresses
-    return _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
 def _first_texts(root: Root, name: str, column: str) -> list[Any]:
     """Some values of a column of strings; none of any other."""
     try:
         file = open_parquet(root, name, buffer_size=2**16)  # else the whole row group would be fetched
-        if not _is_text(file.schema_arrow.field(column).type):
+        if not is_text(file.schema_arrow.field(column).type):
             return []
         batch = next(file.iter_batches(LOOKED_AT, columns=[column]), None)
     except (*PARQUET_ERRORS, ModalityError, KeyError):
@@ -437,7 +346,7 @@ def _struct(scalar: pa.StructScalar) -> dict[str, Any]:
     """The bytes and the path of a sample; other fields may be anything."""
     held = {"bytes": _value(scalar["bytes"])}
     place = scalar.type.get_field_index("path")
-    if place >= 0 and _is_text(scalar.type.field(place).type):
+    if place >= 0 and is_text(scalar.type.field(place).type):
         path = _value(scalar[place])
         held["path"] = path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path
     return held

@@ -30,7 +30,7 @@ from modalities.chips import (
     moment_in,
     valid_in,
 )
-from modalities.satellite import SatelliteSettings, chosen_bands, length_in_metres
+from modalities.satellite_settings import SatelliteSettings, chosen_bands, length_in_metres
 from modalities.sources.paths import Root
 from modalities.sources.walk import is_local
 

@@ -1,7 +1,5 @@
 """What ``evenset encoders`` says."""
 
-import sys
-
 import pytest
 
 from modalities import ModalityError, encoder, listing, modality
@@ -63,14 +61,6 @@ def test_the_command_prints_them(capfd):
 
 
 HALVES = "from modalities import Encoder\nclass Halves(Encoder):\n    prepare = load = encode = None\n"
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    """A folder of the import path that is this test's own."""
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    return tmp_path / "site"
 
 
 def named(name):

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 import modalities
 from modalities import ModalityError, plugins
-from modalities.satellite import SatelliteSettings
+from modalities.satellite_settings import SatelliteSettings
 from modalities.sources import EmbeddingsSource
 from tests.modalities.scenes import values, write_scene
 from tests.modalities.sources.tars import tar_of

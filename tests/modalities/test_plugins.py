@@ -20,14 +20,6 @@ from .distributions import install, modality
 POEM = "from modalities.text import Text\nclass Poem(Text):\n    name = 'poem'\n"
 
 
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    """A folder of the import path that is this test's own."""
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    return tmp_path / "site"
-
-
 def test_a_plugin_is_a_modality_like_any_other(site):
     install(site, "evenset-poem", modality("poem", "poem_plugin:Poem"), "1.2", poem_plugin=POEM)
     assert modalities.modality("poem").name == "poem"

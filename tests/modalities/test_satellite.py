@@ -9,7 +9,7 @@ import rasterio
 from PIL import Image
 
 from modalities import ModalityError, Rejected, modality, source
-from modalities.satellite import SatelliteSettings, length_in_metres
+from modalities.satellite_settings import SatelliteSettings, length_in_metres
 from tests.modalities.scenes import UTM, values, write_scene
 
 

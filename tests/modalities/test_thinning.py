@@ -8,7 +8,7 @@ import pytest
 
 from modalities import modality
 from modalities.rules import Apart, AtMost
-from modalities.satellite import SatelliteSettings
+from modalities.satellite_settings import SatelliteSettings
 from modalities.thinning import COLUMNS, date_cells
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from modalities import modality, source
 from modalities.encoders.patches import Patches
-from modalities.satellite import SatelliteSettings
+from modalities.satellite_settings import SatelliteSettings
 from pipelines import encode
 from pipelines.fitting import kmeans
 from pipelines.manifest import read_manifest

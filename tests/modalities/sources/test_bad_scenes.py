@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modalities import Rejected, modality, source
-from modalities.satellite import SatelliteSettings
+from modalities.satellite_settings import SatelliteSettings
 from tests.modalities.scenes import values, write_scene
 
 

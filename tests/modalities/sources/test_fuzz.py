@@ -29,7 +29,7 @@ from rasterio.transform import from_origin
 
 import modalities
 from modalities.base import ModalityError, Rejected, Settings
-from modalities.satellite import SatelliteSettings
+from modalities.satellite_settings import SatelliteSettings
 from modalities.sources import EmbeddingsSource
 from pipelines.pool import samples_of
 from tests.modalities.scenes import CORNER, UTM, values

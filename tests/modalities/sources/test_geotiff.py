@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from modalities import modality, source
 from modalities.chips import unpack
-from modalities.satellite import SatelliteSettings
+from modalities.satellite_settings import SatelliteSettings
 from modalities.sources.geotiff import GeoTiffSource
 from modalities.sources.scene import Scene
 from tests.modalities.scenes import UTM, values, write_scene
