@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from modalities.base import Modality, Part, Source
-from modalities.encoders.base import Encoder
+from modalities.encoders.base import Encoder, ran_out
 from pipelines import encode
 
 WORTH = 50_000
@@ -104,24 +104,14 @@ def _rate(encoder: Encoder, prepared: Sequence[Any], size: int) -> float | None:
     """Samples a second in batches of this size, or None where memory runs out."""
     encoder.batch_size = size
     batches = [([prepared[i] for i in rows], None) for rows in encoder.batches(prepared)]
-    if any(map(_ran_out, encoder.outcomes(batches[:1]))):  # the longest texts; the first time is slow besides
+    if any(map(ran_out, encoder.outcomes(batches[:1]))):  # the longest texts; the first time is slow besides
         return None
     began, turns = time.perf_counter(), 0
     while not turns or time.perf_counter() - began < _SECONDS:
-        if any(map(_ran_out, encoder.outcomes(batches))):
+        if any(map(ran_out, encoder.outcomes(batches))):
             return None
         turns += 1
     return turns * len(prepared) / (time.perf_counter() - began)
-
-
-def _ran_out(outcome: Any) -> bool:
-    """Whether an outcome of `Encoder.outcomes` is an error that tells of memory.
-
-    On a GPU torch has a class for it, on a CPU a RuntimeError of its allocator.
-    """
-    if isinstance(outcome, MemoryError) or type(outcome).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(outcome, RuntimeError) and "allocate memory" in str(outcome)
 
 
 def _prepared(

@@ -34,7 +34,7 @@ def form(encoder: Encoder, pool: Pool, config: Config, store: Store) -> Form:
         store: The run directory.
 
     Raises:
-        RunError: No sample can be embedded.
+        RunError: No sample can be embedded, or the encoder fails on all.
     """
     if config.encoder.normalize != "centre":
         return Form() if config.encoder.normalize == "unit" else Form(False, np.dtype(np.float32))
@@ -69,7 +69,10 @@ def _mean(encoder: Encoder, *taken: list[Any]) -> NDArray[np.float32]:
             ready.append(encoder.prepare(sample))
         except Exception:  # the embed stage meets this sample again and rejects it
             continue
-    embeddings, _ = encoder.encode_all(ready)
+    try:
+        embeddings, _ = encoder.encode_all(ready)
+    except RuntimeError as error:
+        raise encode.failed("the samples for the centre (encoder.normalize)", error) from error
     good = embeddings[np.isfinite(embeddings).all(axis=1)]
     if not len(good):
         raise RunError(

@@ -55,7 +55,7 @@ class Encoder(Section):
     model: str = "auto"
     """auto (offline), patches, open_clip:ARCH/TAG, timm:ARCH.TAG, sentence-transformers:NAME, hf:NAME"""
     batch_size: Auto | PositiveInt = "auto"
-    """samples in a batch of the model; auto: 32, or what is fastest where the pool has 50,000 and more"""
+    """samples in a batch of the model; auto: 32, from 50,000 on the fastest; halved if memory runs out"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """the model's arithmetic: auto, float32, bfloat16 or float16"""
     long_text: Literal["truncate", "windows"] = "truncate"

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from curation.chance import digests
 from modalities.base import Modality, Record, Rejected, Source
-from modalities.encoders.base import Encoder
+from modalities.encoders.base import Encoder, OutOfMemory
 from modalities.sources.embeddings import EmbeddingsSource
 from modalities.sources.paths import printable
 from pipelines.blocks import entered, pack, part_name, unpack
-from pipelines.errors import RunError
+from pipelines.errors import BatchError, RunError
 from pipelines.form import Form
 from pipelines.secrets import hidden
 from pipelines.steps import telling
@@ -178,8 +178,14 @@ class Encode:
         try:
             embeddings, reasons = self._encoder.encode_all(inputs(self._encoder, samples, good))
         except RuntimeError as error:
-            raise RunError(f"part {part} cannot be encoded: {error}") from error
+            raise failed(f"part {part}", error) from error
         return pack(part, embedded(samples, good, embeddings, reasons))
+
+
+def failed(what: str, error: RuntimeError) -> RunError:
+    """What ends the run where an encoder cannot go on; see `Encoder.encode_all`."""
+    kind = BatchError if isinstance(error, OutOfMemory) else RunError
+    return kind(f"{what} cannot be encoded: {error}")
 
 
 def inputs(encoder: Encoder, samples: pa.Table, rows: Sequence[int] | NDArray[np.int64]) -> list[Any]:

@@ -34,6 +34,10 @@ class RunError(EvensetError):
     exit_code = 1
 
 
+class BatchError(RunError):
+    """There is no memory for a batch of ``encoder.batch_size`` samples; there may be for one of fewer."""
+
+
 def causes(error: BaseException) -> list[BaseException]:
     """The chain of errors behind ``error``, itself first.
 

@@ -161,4 +161,4 @@ class _Steps:
         try:
             return self._encoder.encode_batch(encode.inputs(self._encoder, samples, batch), places)
         except RuntimeError as error:
-            raise RunError(f"a batch cannot be encoded: {error}") from error
+            raise encode.failed("a batch", error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ from modalities.mapper import R, T, threads
 from pipelines import index
 from pipelines.config import Config, entries
 from pipelines.embed import embed
-from pipelines.errors import EvensetError, RequestError, causes
+from pipelines.errors import BatchError, EvensetError, RequestError, causes
 from pipelines.export import check_formats, export
 from pipelines.leftovers import leave, sweep
 from pipelines.manifest import (
@@ -39,7 +40,7 @@ from pipelines.quantities import scaled
 from pipelines.resources import resources
 from pipelines.retries import Retries
 from pipelines.secrets import hidden
-from pipelines.settle import build, changed, decide, device_of, is_settled, recall
+from pipelines.settle import build, changed, decide, device_of, halved, is_settled, recall
 from pipelines.startup import blame, start
 from pipelines.store import Store, is_absolute
 from pipelines.thinning import check_thinning
@@ -105,6 +106,7 @@ class Runner:
     def __init__(self, config: Config, *, debug: bool = False) -> None:
         self._store = Store(config.output or "")
         self._config = config = settled_paths(config)
+        self._free_size = config.encoder.batch_size == "auto"
         self._debug = debug
         self._ready = self._joined = False
         self._progress = Progress(self._store)
@@ -140,7 +142,7 @@ class Runner:
                 )
             try:
                 for name in stages:
-                    self._do(BY_NAME[name])
+                    self._do_in_memory(BY_NAME[name])
                 sweep(self._store)  # of processes that were killed, and whose work others did
             except BaseException:  # Ctrl-C as well: nobody will wait for what is still being done
                 if self._joined:
@@ -149,6 +151,16 @@ class Runner:
             finally:
                 self._retries.close()
         self._progress.say(f"results: {self._store.url}")
+
+    def _do_in_memory(self, stage: Stage) -> None:
+        """`_do`, again and again with batches of half as many samples while memory runs out over one."""
+        while True:
+            try:
+                return self._do(stage)
+            except Exception as error:
+                if not self._free_size or not any(isinstance(cause, BatchError) for cause in causes(error)):
+                    raise
+            self._halve_batches()  # by now nothing holds the error, which holds the encoder's processes
 
     def _do(self, stage: Stage) -> None:
         if not self._embedded and not is_settled(self._config):
@@ -234,6 +246,19 @@ class Runner:
                 self._config = decide(self._config, self._pool, self._progress.say)
                 self._write_config()
             self._ready = True
+
+    def _halve_batches(self) -> None:
+        """Where batches need more memory than there is; embed, which they decide, begins anew."""
+        if self._joined:  # nothing that is still being done may be written among what comes
+            self._retries.close()
+            leave(self._store)
+            self._ready = False
+        gc.collect()
+        before = self._config.encoder.batch_size
+        self._config = halved(self._config)
+        self._write_config()
+        now = self._config.encoder.batch_size
+        self._progress.say(f"embed: no memory for batches of {before}, so encoder.batch_size is {now}")
 
     def _clear(self, stage: Stage, basis: Basis, done: Manifest | None) -> None:
         """Leave in the outputs of ``stage`` only what was made from ``basis``, and say what will happen."""

@@ -103,6 +103,11 @@ def decide(config: Config, pool: Pool, say: Callable[[str], Any] = lambda _: Non
     return config
 
 
+def halved(config: Config) -> Config:
+    """``config`` with batches of half as many samples; the size is settled, and more than one."""
+    return _with_encoder(config, {"batch_size": int(config.encoder.batch_size) // 2})
+
+
 def is_settled(config: Config) -> bool:
     """Whether nothing that decides the embeddings is ``auto`` any more."""
     return "auto" not in (config.encoder.batch_size, config.encoder.dtype, config.encoder.num_gpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -11,6 +12,20 @@ from numpy.typing import NDArray
 
 KMeansFn = Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]
 """(points (n, d), n_clusters, seed) -> centroids (k, d)."""
+
+
+class OutOfMemory(RuntimeError):
+    """Memory ran out over every sample of a batch: a smaller batch may fit."""
+
+
+def ran_out(error: Any) -> bool:
+    """Whether what came of a batch is an error that tells of memory.
+
+    On a GPU torch has a class for it, on a CPU a RuntimeError of its allocator.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 class Encoder(ABC):
@@ -90,6 +105,7 @@ class Encoder(ABC):
             try:
                 yield self.encode(batch, like)
             except Exception as error:  # whatever a model raises goes to who asked for its result
+                traceback.clear_frames(error.__traceback__)  # what was computed, or its memory is not free
                 yield error
 
     def order(self, prepared: Sequence[NDArray[Any] | str]) -> NDArray[np.int64]:
@@ -109,6 +125,7 @@ class Encoder(ABC):
             Embeddings (n, dim), NaN for rows that failed, and for each row the reason or None.
 
         Raises:
+            OutOfMemory: memory ran out over every row of a batch, and the next could be smaller.
             RuntimeError: every row of a full batch failed, so it is the encoder that is broken.
         """
         embeddings = np.full((len(prepared), self.dim), np.nan, dtype=np.float32)
@@ -139,6 +156,7 @@ class Encoder(ABC):
             Embeddings (len(places), dim), NaN for rows that failed, and for each row the reason or None.
 
         Raises:
+            OutOfMemory: memory ran out over every row of the batch, and it could be smaller.
             RuntimeError: every row of a full batch failed, so it is the encoder that is broken.
         """
         if len(places) == len(batch):
@@ -175,23 +193,34 @@ class Encoder(ABC):
     ) -> tuple[NDArray[np.float32], list[str | None]]:
         embeddings = np.full((len(places), self.dim), np.nan, dtype=np.float32)
         reasons: list[str | None] = [None] * len(places)
-        failures = 0
+        failures: list[Exception] = []
         for row, place in enumerate(places):
-            try:
-                found = np.asarray(self.encode([batch[place]], like=batch))
-                if found.shape != (1, self.dim):
-                    raise ValueError(f"it returned the shape {found.shape} instead of {(1, self.dim)}")
-                embeddings[row] = found[0]
-            except Exception as error:
-                failures += 1
-                reasons[row] = f"The encoder {self.spec} failed on it ({type(error).__name__}: {error})."
-                if failures == self.batch_size > 1:
-                    raise RuntimeError(
-                        f"The encoder {self.spec} failed on each of the {failures} samples of a batch; the"
-                        f" last time with {type(error).__name__}: {error}. If memory ran out, lower"
-                        " encoder.batch_size."
-                    ) from error
+            (outcome,) = self.outcomes([([batch[place]], batch)])
+            if not isinstance(outcome, Exception):
+                if np.shape(outcome) == (1, self.dim):
+                    embeddings[row] = outcome[0]
+                    continue
+                outcome = ValueError(f"it returned the shape {np.shape(outcome)} instead of {(1, self.dim)}")
+            failures.append(outcome)
+            reasons[row] = f"The encoder {self.spec} failed on it ({type(outcome).__name__}: {outcome})."
+        if len(failures) == len(batch) and self.batch_size > 1:
+            self._give_up(failures)
         return embeddings, reasons
+
+    def _give_up(self, failures: Sequence[Exception]) -> None:
+        """Raise where it is not the samples of a batch that are at fault, on all of which it failed."""
+        last = failures[-1]
+        told = f"{type(last).__name__}: {last}"
+        if all(map(ran_out, failures)):
+            raise OutOfMemory(
+                f"The encoder {self.spec} has no memory for batches of {self.batch_size} samples ({told});"
+                " lower encoder.batch_size."
+            ) from last
+        if len(failures) == self.batch_size:
+            raise RuntimeError(
+                f"The encoder {self.spec} failed on each of the {len(failures)} samples of a batch; the last"
+                f" time with {told}."
+            ) from last
 
 
 class FittedEncoder(Encoder):

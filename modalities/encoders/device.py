@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -136,6 +137,7 @@ class Stream:
             with torch.inference_mode():
                 return self._fetch(forward(self._send(stage())))
         except Exception as error:  # whatever a model raises goes to who asked for its result
+            traceback.clear_frames(error.__traceback__)  # what was computed, or its memory is not free
             return error
 
     def _send(self, staged: Staged) -> list[tuple[torch.Tensor, ...]]:

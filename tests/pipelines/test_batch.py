@@ -107,12 +107,12 @@ def embed(evenset, write_config, tmp_path, monkeypatch):
     pixels = [np.full((8, 8), i + 1, np.uint8) for i in range(40)]
     pq.write_table(pa.table({"image": list(map(png, pixels))}), tmp_path / "pool.parquet")
 
-    def embed(how):
+    def embed(how, *changes, run="run", code=0):
         encoder = {"model": f"wrong:{how}", "dtype": "float32", "num_gpus": 0}
         config = write_config(tmp_path / "pool.parquet", source={"column": "image"}, encoder=encoder)
-        done = evenset("embed", config, f"output={tmp_path / 'run'}")
-        assert done.code == 0, done
-        kept = yaml.safe_load(Store(str(tmp_path / "run")).read_bytes("config.yaml"))
+        done = evenset("embed", config, f"output={tmp_path / run}", *changes)
+        assert done.code == code, done
+        kept = yaml.safe_load(Store(str(tmp_path / run)).read_bytes("config.yaml"))
         return done.text, kept["encoder"]["batch_size"]
 
     return embed
@@ -133,3 +133,32 @@ def test_a_process_that_dies_of_a_large_batch_costs_the_measurement_alone(embed)
     text, size = embed("frail")
     assert "the process that measured encoder.batch_size died: it is 8" in text
     assert size == 8
+
+
+def embeddings(run):
+    parts = sorted((run / "embeddings").glob("part-*.parquet"))
+    return pa.concat_tables(map(pq.read_table, parts)).select(["id", "embedding"])
+
+
+@pytest.mark.parametrize("normalize", ["unit", "centre"])
+def test_a_run_whose_batches_have_no_memory_halves_them_and_keeps_that(
+    embed, tmp_path, monkeypatch, normalize
+):
+    monkeypatch.setattr(batch, "WORTH", 50_000)
+    text, size = embed("narrow2", f"encoder.normalize={normalize}")
+    assert size == 2
+    assert "embed: no memory for batches of 8, so encoder.batch_size is 4" in text
+    assert "embed: no memory for batches of 4, so encoder.batch_size is 2" in text
+    assert "rejected" not in text
+    text, again = embed("narrow2", f"encoder.normalize={normalize}")
+    assert (again, "embed: kept" in text) == (2, True)
+    embed("narrow2", f"encoder.normalize={normalize}", "encoder.batch_size=2", run="asked")
+    assert embeddings(tmp_path / "run") == embeddings(tmp_path / "asked")
+    assert len(embeddings(tmp_path / "run")) == 40
+
+
+def test_a_size_that_was_asked_for_is_not_changed(embed):
+    text, size = embed("narrow4", "encoder.batch_size=8", code=1)
+    assert size == 8
+    assert "no memory for batches of 8 samples" in text
+    assert "lower encoder.batch_size" in text

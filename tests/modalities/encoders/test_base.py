@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from modalities.encoders.base import Encoder
+from modalities.encoders.base import Encoder, OutOfMemory
 
 
 class Placed(Encoder):
@@ -29,6 +30,8 @@ class Placed(Encoder):
             raise RuntimeError("out of memory")
         if self.broken == "shape once" and five and len(batch) > 1:
             return np.zeros((1, self.dim), np.float32)
+        if self.broken == "memory" or (self.broken == "large row" and five):
+            torch.empty(2**60)
         if self.broken == "nan" and five:
             return np.array([[np.nan if row[0] == 5 else row[0], 0, 0] for row in batch], np.float32)
         if self.broken == "row" and five:
@@ -74,3 +77,23 @@ def test_a_row_that_becomes_nan_has_a_reason():
     assert [i for i, reason in enumerate(reasons) if reason] == [4]
     assert "NaN or infinity" in reasons[4]
     np.testing.assert_array_equal(np.delete(found[:, 0], 4), [1, 2, 3, 4, 6, 7, 8])
+
+
+@pytest.mark.parametrize("rows", [8, 3, 1])
+def test_memory_that_runs_out_over_all_of_a_batch_is_no_fault_of_its_samples(rows):
+    with pytest.raises(OutOfMemory, match="no memory for batches of 8 samples"):
+        Placed("memory").encode_all(ROWS[:rows])
+
+
+def test_memory_that_runs_out_over_one_sample_costs_that_one():
+    rows, reasons = Placed("large row").encode_all(ROWS)
+    assert [i for i, reason in enumerate(reasons) if reason] == [4]
+    assert "allocate memory" in reasons[4]
+    np.testing.assert_array_equal(np.delete(rows[:, 0], 4), [1, 2, 3, 4, 6, 7, 8])
+
+
+def test_a_batch_of_one_cannot_be_halved_so_the_sample_is_rejected():
+    encoder = Placed("memory")
+    encoder.batch_size = 1
+    _, reasons = encoder.encode_all(ROWS)
+    assert all("allocate memory" in reason for reason in reasons)

@@ -1,5 +1,7 @@
 """Batches pass through a device in their order; on a GPU one is begun while the one before is computed."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,21 @@ def test_one_batch_is_begun_ahead_of_the_one_that_is_waited_for_and_no_more():
     for rows in Stream(CPU).run((staged(i, log=log) for i in range(4)), doubled):
         log.append(f"end {rows[0, 0] / 2:g}")
     assert log == ["begin 0", "begin 1", "end 0", "begin 2", "end 1", "begin 3", "end 2", "end 3"]
+
+
+def test_what_a_batch_had_computed_is_let_go_when_it_fails():
+    held = []
+
+    def forward(inputs):
+        activations = inputs[0][0] * 2
+        held.append(weakref.ref(activations))
+        torch.empty(2**60)
+
+    stream = Stream(CPU)
+    for error in stream.run(map(staged, range(3)), forward):
+        assert "allocate memory" in str(error)
+        assert all(activations() is None for activations in held)
+    assert len(held) == 3
 
 
 class Late:
