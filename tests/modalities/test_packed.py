@@ -1,13 +1,15 @@
 """A list held packed is the list, and small."""
 
 import pickle
+import random
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modalities import packed
+from modalities import packed, shelf
 from modalities.base import Part
 from modalities.packed import Packed, ordered
 from modalities.sources.paths import File
@@ -78,6 +80,25 @@ def test_a_name_costs_a_quarter_of_what_it_does_as_an_object():
     assert now < as_objects / 4
     assert most < now + 1_000_000  # one block of objects beside it
     assert made[n - 1] == list(files())[-1]
+
+
+def test_a_long_list_is_on_disk_and_no_longer_in_memory(monkeypatch):
+    monkeypatch.setattr(shelf, "ROOM", 100_000)
+    draw = random.Random(0)
+    names = [draw.randbytes(16).hex() for _ in range(100_000)]
+    now, _, made = held_by(lambda: Packed(ordered(iter(names), key=str)))
+    assert now < 200_000  # of 1,600,000 bytes that the names have, without the digits
+    assert made == sorted(names)
+    assert made[50_000] == sorted(names)[50_000]
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+def test_several_threads_may_look_into_it(monkeypatch):
+    monkeypatch.setattr(shelf, "ROOM", 1)
+    held = Packed(range(50_000), 64)
+    with ThreadPoolExecutor(8) as pool:
+        sums = list(pool.map(lambda _: sum(held), range(16)))
+    assert sums == [sum(range(50_000))] * 16
 
 
 def test_what_is_ordered_is_never_held_as_objects_alone(monkeypatch):
