@@ -19,6 +19,9 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Of the pixels that the first CLIP was trained on; a checkpoint that was trained otherwise says so."""
 
+SIZE = 224
+"""Of the pictures of a tower that does not say."""
+
 LOCAL, HUB = "local-dir:", "hf-hub:"
 
 
@@ -117,10 +120,10 @@ def _description(arch: str) -> dict[str, Any]:
     """What a folder or a repository of the hub says of its model."""
     if arch.startswith(LOCAL):
         return read_json(Path(arch.removeprefix(LOCAL)) / "open_clip_config.json")
-    import open_clip
+    from open_clip.pretrained import download_pretrained_from_hf
 
     try:
-        path = open_clip.download_pretrained_from_hf(arch.removeprefix(HUB), filename="open_clip_config.json")
+        path = download_pretrained_from_hf(arch.removeprefix(HUB), filename="open_clip_config.json")
     except Exception as error:  # the hub's client raises almost anything
         raise ModalityError(
             f"encoder.model: {arch.removeprefix(HUB)!r} is neither in the cache nor could it be fetched, or"
@@ -166,7 +169,8 @@ def _preprocess(arch: str, pretrained: str) -> dict[str, Any]:
 
 
 def _pixels(told: dict[str, Any], vision: dict[str, Any]) -> Pixels:
-    size = told.get("size") or vision["image_size"]
+    # the tower's: what the preprocessing says of a size is not heard by open_clip either
+    size = vision.get("image_size", SIZE)
     height, width = (size, size) if isinstance(size, int) else size
     return Pixels(
         (int(height), int(width)),

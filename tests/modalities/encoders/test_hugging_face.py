@@ -6,42 +6,21 @@ import pytest
 
 from modalities import ModalityError, Rejected, encoder, modality
 from modalities.encoders import hugging_face
-from modalities.encoders.hub import model_folder
+
+from . import folders
+from .folders import picture
 
 TEXTS = ["A cat sleeps on the warm roof.", "Interest rates rose.", "words " * 100, "x"]
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    """A small BERT with random weights, and the tokenizer of MiniLM."""
-    from transformers import BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("bert")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(max_position_embeddings=64, **sizes)).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(model_folder("all-MiniLM-L6-v2", weights=False) / name, folder)
-    return folder
+    return folders.bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A small DINOv2 with random weights."""
-    from transformers import Dinov2Config, Dinov2Model
-
-    folder = tmp_path_factory.mktemp("dinov2")
-    config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56)
-    Dinov2Model(config).save_pretrained(folder)
-    about = {
-        "do_center_crop": True,
-        "crop_size": {"height": 56, "width": 56},
-        "size": {"shortest_edge": 64},
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
-        "image_processor_type": "BitImageProcessor",
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(about))
-    return folder
+    return folders.dinov2(tmp_path_factory.mktemp("dinov2"))
 
 
 def made(folder, kind, **options):
@@ -49,13 +28,6 @@ def made(folder, kind, **options):
     found = encoder(f"hf:local-dir:{folder}", modality(kind), **options)
     found.load()
     return found
-
-
-def picture():
-    from PIL import Image
-
-    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 13, 3), dtype=np.uint8))
-    return np.asarray(coarse.resize((260, 180), Image.Resampling.BICUBIC))
 
 
 def states_of(folder, inputs):

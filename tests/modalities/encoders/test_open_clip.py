@@ -6,6 +6,9 @@ import pytest
 
 from modalities import ModalityError, Rejected, encoder, modality
 
+from . import folders
+from .folders import picture
+
 SMALL = "open_clip:ViT-S-32-alt/"
 
 
@@ -41,6 +44,82 @@ def test_random_weights_are_the_same_every_time(made):
     twin.load()
     prepared = [made.prepare(sample) for sample in samples(made)]
     np.testing.assert_array_equal(twin.encode_all(prepared)[0], made.encode_all(prepared)[0])
+
+
+CAPTIONS = ["a cat", "A DOG &amp; a house", "a very long caption " * 50, "", "Ünïcödé ✓ 漢字"]
+
+
+def agree(spec, model, transform, name):
+    """Texts are those of open_clip, and pictures that need no cut; of others pixels differ a little."""
+    import open_clip
+    import torch
+    from PIL import Image
+
+    def loaded(kind):
+        found = encoder(spec, modality(kind), batch_size=8, device="cpu", dtype="float32")
+        found.load()
+        return found
+
+    model, texts, pictures = model.eval(), loaded("text"), loaded("image")
+    side = pictures.input_shape[0]
+    seen = [picture(300, 300), picture(40, 40), picture(side, side), picture(), picture(90, 400)]
+    with torch.inference_mode():
+        captions = model.encode_text(open_clip.get_tokenizer(name)(CAPTIONS)).numpy()
+        images = model.encode_image(torch.stack([transform(Image.fromarray(one)) for one in seen])).numpy()
+    found = texts.encode([texts.prepare(text) for text in CAPTIONS])
+    np.testing.assert_allclose(found, captions, atol=1e-5 * np.abs(captions).max())
+    found = pictures.encode([pictures.prepare(image) for image in seen])
+    np.testing.assert_allclose(found[:3], images[:3], atol=1e-5 * np.abs(images).max())
+    cosines = (found * images).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(images, axis=1)
+    assert (cosines > 0.999).all()
+
+
+def test_both_towers_agree_with_open_clip_itself(monkeypatch):
+    """Of an architecture alone, which is as open_clip has it but for its size."""
+    import open_clip
+    import torch
+
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small", folders.CLIP)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, _, transform = open_clip.create_model_and_transforms("small")
+    agree("open_clip:small/", model, transform, "small")
+
+
+def test_both_towers_of_a_folder_agree_with_open_clip_itself(tmp_path):
+    import open_clip
+
+    name = f"local-dir:{folders.clip(tmp_path, mean=[0.5] * 3, std=[0.4] * 3, interpolation='bilinear')}"
+    agree(f"open_clip:{name}", *open_clip.create_model_from_pretrained(name), name)
+
+
+@pytest.mark.parametrize(
+    ("vision", "told"),
+    [
+        ({}, {}),
+        ({}, {"resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3}),
+        ({}, {"resize_mode": "longest", "interpolation": "bilinear"}),
+        ({}, {"resize_mode": "shortest", "size": 80}),
+        ({"image_size": [48, 96]}, {}),
+        ({"image_size": None}, {}),
+    ],
+    ids=["as CLIP has it", "stretched", "with borders", "of another size", "oblong", "of no size"],
+)
+def test_preprocessing_is_that_of_open_clip(tmp_path, vision, told):
+    import open_clip
+    import torch
+    from PIL import Image
+
+    folders.clip(tmp_path, vision, **told)
+    _, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    found = encoder(f"open_clip:local-dir:{tmp_path}", modality("image"))
+    for image in (picture(), picture(300, 100), picture(200, 200)):
+        theirs = transform(Image.fromarray(image)).numpy()
+        prepared = torch.from_numpy(found.prepare(image).copy()[None])
+        ours = found._takes.normalised(prepared, torch.float32)[0].numpy()
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).mean() < 0.05 * theirs.std()
+        assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.995
 
 
 def test_weights_from_a_file(tmp_path):

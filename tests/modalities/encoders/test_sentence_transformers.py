@@ -1,13 +1,13 @@
 import json
 import pickle
-import shutil
 
 import numpy as np
 import pytest
 
 from modalities import ModalityError, encoder, modality
-from modalities.encoders.hub import model_folder
 from modalities.encoders.tokens import LENGTHS
+
+from . import folders
 
 TEXTS = [
     "A cat sleeps on the warm roof.", "The kitten is napping on top of the house.",
@@ -125,24 +125,11 @@ def test_windows_of_a_long_text_are_averaged_by_their_tokens(averaging):
 
 @pytest.fixture(params=[True, False], ids=["with its prompt", "without it"])
 def prompted(request, tmp_path):
-    """A small model with random weights and a default prompt, which its mean has a part in or not."""
-    import torch
-    from transformers import BertConfig, BertModel
-
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    folder = tmp_path / "prompted"
-    shutil.copytree(
-        model_folder("all-MiniLM-L6-v2", weights=False), folder, ignore=lambda *_: ["model.safetensors"]
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        BertModel(BertConfig(max_position_embeddings=512, **sizes)).save_pretrained(folder)
+    """A small model with a default prompt, which its mean has a part in or not."""
+    folder = folders.sentences(tmp_path / "prompted", include_prompt=request.param)
     about = {"prompts": {"query": "Question: ", "document": "Some text to file: "}}
     about["default_prompt_name"] = "document"
     (folder / "config_sentence_transformers.json").write_text(json.dumps(about))
-    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
-    pooling |= {"pooling_mode_cls_token": False, "include_prompt": request.param}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     return folder, request.param
 
 
