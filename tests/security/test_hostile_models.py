@@ -11,6 +11,7 @@ import pytest
 
 from modalities import ModalityError, encoder, modality
 from modalities.encoders.hub import model_folder
+from tests.modalities.encoders import folders
 
 OPEN_CLIP = "open_clip:ViT-S-32-alt/"
 
@@ -137,6 +138,34 @@ def test_folders_of_timm_and_open_clip_whose_weights_are_a_pickle(canary, tmp_pa
     (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
     with pytest.raises(ModalityError, match="cannot be loaded"):
         load(f"open_clip:local-dir:{tmp_path}", "image")
+
+
+@pytest.mark.parametrize(
+    ("made", "family", "kind"),
+    [
+        (folders.clip, "open_clip", "image"),
+        (folders.vit, "timm", "image"),
+        (folders.sentences, "sentence-transformers", "text"),
+        (folders.bert, "hf", "text"),
+    ],
+)
+def test_of_safetensors_and_pickles_the_safetensors_are_read(canary, tmp_path, made, family, kind):
+    """Were a pickle opened, loading would fail, if nothing worse."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    made(folder)
+
+    def rows():
+        found = encoder(f"{family}:local-dir:{folder}", modality(kind), device="cpu", dtype="float32")
+        found.load()
+        return found.encode([found.prepare("a cat" if kind == "text" else folders.picture())])
+
+    expected = rows()
+    forged = (canary.pickle, torch_zip(canary), torch_saved(canary))
+    names = ("pytorch_model", "open_clip_pytorch_model", "model", "a", "training_args")
+    for name, suffix, content in zip(names * 3, (".bin", ".pth", ".pt") * 5, forged * 5, strict=True):
+        (folder / f"{name}{suffix}").write_bytes(content)
+    np.testing.assert_array_equal(rows(), expected)
 
 
 @pytest.mark.parametrize("forge", [lambda canary: canary.pickle, torch_zip])
