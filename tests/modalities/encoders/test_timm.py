@@ -6,6 +6,9 @@ import pytest
 
 from modalities import ModalityError, Rejected, encoder, modality
 
+from . import folders
+from .folders import picture
+
 SMALL = "test_vit"  # a few thousand weights, 160 pixels a side
 
 
@@ -60,23 +63,57 @@ def test_images_of_any_shape_become_embeddings_in_one_shape(loaded):
     np.testing.assert_array_equal(rows[4:], loaded.encode(prepared[4:]))
 
 
-def test_it_agrees_with_timm_itself(loaded):
+def agree(found, model):
+    """Rows are as long as told, and those of timm: of the same pixels the same, nearly of its own."""
     import timm
     import torch
     from PIL import Image
 
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(loaded._model))
+    def theirs(pixels):
+        with torch.inference_mode():
+            return model.forward_head(model.forward_features(pixels), pre_logits=True).numpy()
+
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    seen = [picture(360, 520), picture(300, 300)]
+    prepared = [found.prepare(image) for image in seen]
+    rows = found.encode(prepared)
+    assert rows.shape == (2, found.dim)
+    given = found._takes.normalised(torch.from_numpy(np.stack(prepared)), torch.float32)
+    np.testing.assert_allclose(rows, theirs(given), rtol=1e-4, atol=1e-4 * np.abs(rows).max())
+    resized = theirs(torch.stack([transform(Image.fromarray(image)) for image in seen]))
+    cosines = (rows * resized).sum(axis=1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(resized, axis=1)
+    assert (cosines > 0.995).all()  # of an oblong picture it is resized in two steps, of which ours are one
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [SMALL, "test_convnext", "test_efficientnet", "test_mambaout", "mobilenetv3_small_050",
+     *(pytest.param(f"test_{arch}", marks=pytest.mark.slow) for arch in ("byobnet", "nfnet", "resnet"))],
+)  # fmt: skip
+def test_it_agrees_with_timm_itself(arch):
+    """Whatever a head has before its classifier: nothing, a pooling, a norm, a layer of its own."""
+    import timm
+    import torch
+
+    found = made(f"{arch}/")
+    found.load()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = timm.create_model(SMALL)
-    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 13, 3), dtype=np.uint8))
-    image = np.asarray(coarse.resize((520, 360), Image.Resampling.BICUBIC))
-    with torch.inference_mode():
-        pixels = transform(Image.fromarray(image))[None]
-        model = model.eval()
-        theirs = model.forward_head(model.forward_features(pixels), pre_logits=True)[0].numpy()
-    ours = loaded.encode([loaded.prepare(image)])[0]
-    assert ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs) > 0.999
+        model = timm.create_model(arch)
+    agree(found, model.eval())
+
+
+@pytest.mark.parametrize("arch", ["vit_small_patch14_dinov2", "vit_small_patch16_dinov3"])
+def test_a_small_dino_agrees_with_timm_itself(arch, tmp_path):
+    """As large as its weights allow it to be noticed: each block counts as much as what it is added to."""
+    import timm
+
+    sizes = {"embed_dim": 48, "depth": 2, "num_heads": 2, "init_values": 1.0, "img_size": 112}
+    folders.vit(tmp_path, arch, **sizes)
+    found = made(f"local-dir:{tmp_path}")
+    found.load()
+    assert found.dim == 48
+    agree(found, timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=0).eval())
 
 
 @pytest.mark.parametrize(
@@ -111,6 +148,26 @@ def test_a_file_may_lack_the_classifier_or_have_another(loaded, tmp_path, classe
     found.load()
     batch = [loaded.prepare(image) for image in images()[:4]]
     np.testing.assert_array_equal(found.encode(batch), loaded.encode(batch))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pth"])
+def test_a_pickled_checkpoint_is_read_as_weights_alone(tmp_path, name):
+    import torch
+    from safetensors.torch import load_file
+
+    folders.vit(tmp_path)
+    prepared = [made(f"local-dir:{tmp_path}").prepare(image) for image in images()[:4]]
+
+    def rows(spec):
+        found = made(spec)
+        found.load()
+        return found.encode(prepared)
+
+    expected = rows(f"local-dir:{tmp_path}")
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / name)
+    (tmp_path / "model.safetensors").unlink()
+    np.testing.assert_array_equal(rows(f"local-dir:{tmp_path}"), expected)
+    np.testing.assert_array_equal(rows(f"{SMALL}/{tmp_path / name}"), expected)
 
 
 @pytest.mark.parametrize("change", ["lacks", "has more"])
