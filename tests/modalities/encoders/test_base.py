@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from modalities.encoders.base import Encoder, OutOfMemory
+from modalities.encoders.base import Encoder, OutOfMemory, ran_out
 
 
 class Placed(Encoder):
@@ -97,3 +97,42 @@ def test_a_batch_of_one_cannot_be_halved_so_the_sample_is_rejected():
     encoder.batch_size = 1
     _, reasons = encoder.encode_all(ROWS)
     assert all("allocate memory" in reason for reason in reasons)
+
+
+def raised(call, *arguments):
+    try:
+        call(*arguments)
+    except Exception as error:
+        return error
+    raise AssertionError("it was to fail")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        torch.cuda.OutOfMemoryError("CUDA out of memory."),
+        raised(torch.empty, 2**60),
+        raised(np.empty, 2**60, np.uint8),
+        MemoryError(),
+    ],
+    ids=["a GPU", "a GPU by its older name", "torch on a CPU", "numpy", "Python"],
+)
+def test_errors_of_memory_are_known(error):
+    assert ran_out(error)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        raised(torch.matmul, torch.ones(2, 3), torch.ones(2, 3)),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        ValueError("a caption says that it could not allocate memory"),
+        FloatingPointError("overflow"),
+        KeyError("memory"),
+        np.zeros((2, 3), np.float32),
+        None,
+    ],
+)
+def test_other_errors_and_results_are_none_of_memory(outcome):
+    assert not ran_out(outcome)
