@@ -40,6 +40,22 @@ def test_every_png_mode_becomes_one_or_three_bands(mode):
     assert sample.max() > 235
 
 
+def png_of(header, packed):
+    """A PNG by its header and its packed rows, for what Pillow does not write."""
+    named = [(b"IHDR", struct.pack(">IIBBBBB", *header, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in named
+    )
+
+
+def one_colour(side):
+    """A white PNG of one bit a pixel: valid, a few kilobytes, and huge when it is unpacked."""
+    packed, row = zlib.compressobj(), b"\0" + b"\xff" * -(-side // 8)
+    rows = b"".join(packed.compress(row) for _ in range(side)) + packed.flush()
+    return png_of((side, side, 1, 0), rows)
+
+
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [
@@ -50,6 +66,157 @@ def test_every_png_mode_becomes_one_or_three_bands(mode):
 def test_other_formats(kind, mode):
     picture = Pillow.new("LAB", (7, 5)) if mode == "LAB" else gradient(mode)
     assert image.decode(encoded(picture, kind)).shape[:2] == (5, 7)
+
+
+# red, green / blue, white
+PATCHES = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
+
+
+def tiled(corners):
+    """An array of 2 x 2 values, or more of each, as four patches of 32 x 32 pixels."""
+    return np.asarray(corners).repeat(32, axis=0).repeat(32, axis=1)
+
+
+def patches_of(sample):
+    """What the middle of each patch is, the darkest and the lightest of it."""
+    blocks = sample.reshape(2, 32, 2, 32, -1)[:, 8:-8, :, 8:-8].astype(float)
+    return blocks.min(axis=(1, 3)), blocks.max(axis=(1, 3))
+
+
+def sixteen_bit_png(values, colour_type):
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return png_of((values.shape[1], values.shape[0], 16, colour_type), zlib.compress(rows))
+
+
+def tiff_of_gdal(values, **profile):
+    """A TIFF (height, width, bands) of another writer than Pillow."""
+    from rasterio.io import MemoryFile
+    from rasterio.transform import from_origin
+
+    height, width, bands = values.shape
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff",
+            width=width,
+            height=height,
+            count=bands,
+            dtype=values.dtype,
+            transform=from_origin(0, 0, 1, 2),
+            **profile,
+        ) as file:
+            file.write(values.transpose(2, 0, 1))
+        return memory.read()
+
+
+def picture():
+    return Pillow.fromarray(tiled(PATCHES))
+
+
+def coloured_palette():
+    """Numbers of a palette that has its colours in an order of its own, and others that are not used."""
+    numbered = Pillow.fromarray(tiled(np.array([[9, 4], [7, 2]], np.uint8)), "P")
+    colours = np.full((256, 3), 77, np.uint8)
+    colours[[9, 4, 7, 2]] = PATCHES.reshape(4, 3)
+    numbered.putpalette(colours.tobytes())
+    return numbered
+
+
+def lab():
+    """As CIE has them, a and b with their sign: L of 0 to 100 in all of a byte."""
+    corners = np.array([[[54.3, 80.8, 69.9], [87.8, -79.3, 81.0]], [[29.6, 68.3, -112.0], [100, 0, 0]]])
+    return tiled(np.round(corners * [2.55, 1, 1]).astype(np.int16).astype(np.uint8))
+
+
+WIDE = tiled(PATCHES).astype(np.uint16) * 257
+
+COLOURED = {
+    "CMYK in JPEG": lambda: encoded(picture().convert("CMYK"), "JPEG", quality=95),
+    "CMYK in TIFF": lambda: encoded(picture().convert("CMYK"), "TIFF"),
+    "CMYK in a TIFF of GDAL": lambda: tiff_of_gdal(
+        np.dstack([255 - tiled(PATCHES), np.zeros((64, 64), np.uint8)]), photometric="CMYK"
+    ),
+    "LAB in TIFF": lambda: encoded(picture().convert("LAB"), "TIFF"),
+    "LAB in a TIFF of GDAL": lambda: tiff_of_gdal(lab(), photometric="CIELAB", interleave="pixel"),
+    "YCbCr in JPEG": lambda: encoded(picture(), "JPEG", quality=95),
+    "YCbCr in TIFF": lambda: encoded(picture().convert("YCbCr"), "TIFF"),
+    "a palette in PNG": lambda: encoded(coloured_palette()),
+    "a palette in GIF": lambda: encoded(coloured_palette(), "GIF"),
+    "a palette in BMP": lambda: encoded(coloured_palette(), "BMP"),
+    "a palette in TIFF": lambda: encoded(coloured_palette(), "TIFF"),
+    "a palette of few colours": lambda: encoded(picture().quantize(4), bits=2),
+    "16 bits in PNG": lambda: sixteen_bit_png(WIDE, 2),
+    "16 bits and alpha in PNG": lambda: sixteen_bit_png(np.dstack([WIDE, np.full((64, 64), 65_535)]), 6),
+    "16 bits in TIFF": lambda: tiff_of_gdal(WIDE, photometric="RGB", interleave="pixel"),
+    "16 bits in PPM": lambda: b"P6 64 64 65535\n" + WIDE.astype(">u2").tobytes(),
+}
+
+
+@pytest.mark.parametrize("how", COLOURED)
+def test_colours_are_those_of_the_picture(how):
+    darkest, lightest = patches_of(image.decode(COLOURED[how]()))
+    near = 25 if "LAB" in how else 12  # its steps of 8 bits are wide where a band is dark
+    assert np.abs(darkest - PATCHES).max() <= near
+    assert np.abs(lightest - PATCHES).max() <= near
+
+
+GREYS = np.array([[65_535, 0], [32_768, 12_850]], np.uint16)
+
+GREY = {
+    "in PNG": lambda values: encoded(Pillow.fromarray(values)),
+    "in TIFF": lambda values: encoded(Pillow.fromarray(values), "TIFF"),
+    "in a TIFF of the other order of bytes": lambda values: tiff_of_gdal(
+        values[:, :, None], ENDIANNESS="BIG"
+    ),
+    "in PGM": lambda values: b"P5 64 64 65535\n" + values.astype(">u2").tobytes(),
+}
+
+
+@pytest.mark.parametrize("how", GREY)
+def test_sixteen_bits_of_grey_are_as_light_as_they_were(how):
+    sample = image.decode(GREY[how](tiled(GREYS)))
+    assert sample.shape == (64, 64, 1)
+    for found in patches_of(sample):
+        np.testing.assert_allclose(found[:, :, 0], GREYS / 257, atol=0.01)
+
+
+def see_through(mode="RGBA"):
+    """Red as it is, half of green, of blue nothing, all of white."""
+    alpha = Pillow.fromarray(tiled(np.array([[255, 128], [0, 255]], np.uint8)))
+    made = picture().convert("RGB" if mode == "RGBA" else "L")
+    made.putalpha(alpha)
+    return made
+
+
+def with_holes(kind):
+    return encoded(coloured_palette(), kind, transparency=7)
+
+
+HALF, WHITE = [127, 255, 127], [255, 255, 255]
+SEEN = np.array([[[255, 0, 0], HALF], [WHITE, WHITE]])
+HOLED = np.array([[[255, 0, 0], [0, 255, 0]], [WHITE, WHITE]])
+GREY_SEEN = np.array([[[76] * 3, [202] * 3], [WHITE, WHITE]])
+
+TRANSPARENT = {
+    "RGBA in PNG": (lambda: encoded(see_through()), SEEN),
+    "RGBA in WEBP": (lambda: encoded(see_through(), "WEBP", lossless=True), SEEN),
+    "RGBA in TIFF": (lambda: encoded(see_through(), "TIFF"), SEEN),
+    "RGBA of 16 bits": (lambda: sixteen_bit_png(np.asarray(see_through()).astype(np.uint16) * 257, 6), SEEN),
+    "grey in PNG": (lambda: encoded(see_through("LA")), GREY_SEEN),
+    "a number of a palette in PNG": (lambda: with_holes("PNG"), HOLED),
+    "a number of a palette in GIF": (lambda: with_holes("GIF"), HOLED),
+    "an alpha for each number": (
+        lambda: encoded(coloured_palette(), transparency=bytes([255] * 4 + [128, 255, 255, 0] + [255] * 248)),
+        SEEN,
+    ),
+    "one colour of RGB": (lambda: encoded(picture(), transparency=(0, 0, 255)), HOLED),
+}
+
+
+@pytest.mark.parametrize("how", TRANSPARENT)
+def test_what_is_transparent_shows_a_white_page(how):
+    made, seen = TRANSPARENT[how]
+    for found in patches_of(image.decode(made())):
+        assert np.abs(found - seen).max() <= 2
 
 
 @pytest.mark.parametrize("kind", sorted({*READABLE, "MPO"} & {*Pillow.SAVE, "MPO"}))
@@ -240,18 +407,6 @@ def test_a_png_with_a_false_length(length):
             continue
         with pytest.raises(Rejected, match="truncated or damaged|known format"):
             image.decode(bytes(payload))
-
-
-def one_colour(side):
-    """A white PNG of one bit a pixel: valid, a few kilobytes, and huge when it is unpacked."""
-    chunks = {"IHDR": struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0), "IDAT": b"", "IEND": b""}
-    packed, row = zlib.compressobj(), b"\0" + b"\xff" * -(-side // 8)
-    chunks["IDAT"] = b"".join(packed.compress(row) for _ in range(side)) + packed.flush()
-    named = [(name.encode(), data) for name, data in chunks.items()]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in named
-    )
 
 
 def memory(key):
