@@ -150,7 +150,7 @@ def test_a_file_may_lack_the_classifier_or_have_another(loaded, tmp_path, classe
     np.testing.assert_array_equal(found.encode(batch), loaded.encode(batch))
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pth"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", pytest.param("weights.pth", marks=pytest.mark.slow)])
 def test_a_pickled_checkpoint_is_read_as_weights_alone(tmp_path, name):
     import torch
     from safetensors.torch import load_file
