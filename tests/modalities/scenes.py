@@ -16,13 +16,14 @@ def values(bands=4, height=50, width=70, dtype="uint16", seed=0):
 
 
 def write_scene(path, pixels=None, crs=UTM, corner=CORNER, metres=10.0, names=None, tags=None, **profile):
-    """Write a GeoTIFF whose upper left corner lies at ``corner``; return its pixels."""
+    """Write a GeoTIFF, or a COG, whose upper left corner lies at ``corner``; return its pixels."""
     pixels = values() if pixels is None else pixels
     path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {"transform": from_origin(*corner, metres, metres), "crs": crs} | profile
+    where = {"transform": from_origin(*corner, metres, metres), "crs": crs}
+    profile = {"driver": "GTiff"} | where | profile
     bands, height, width = pixels.shape
     with rasterio.open(
-        path, "w", driver="GTiff", width=width, height=height, count=bands, dtype=pixels.dtype, **profile
+        path, "w", width=width, height=height, count=bands, dtype=pixels.dtype, **profile
     ) as file:
         file.write(pixels)
         if names:

@@ -15,6 +15,7 @@ from PIL import Image as Pillow
 from modalities.base import Rejected
 from modalities.image import READABLE, THUMBNAIL, Image
 from modalities.sources import open_source
+from tests.modalities.memory import grown
 from tests.modalities.sources.tars import tar_of
 
 image = Image()
@@ -409,18 +410,10 @@ def test_a_png_with_a_false_length(length):
             image.decode(bytes(payload))
 
 
-def memory(key):
-    """Bytes of this process: VmRSS is what it has, VmHWM the most since it was told to forget."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)]
-    return int(line.split()[1]) * 1024
-
-
 def test_a_huge_picture_of_one_colour_takes_no_memory():
     assert image.decode(one_colour(64)).min() == 255
     huge = one_colour(30_000)
     assert len(huge) < 200_000
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory("VmRSS")
-    with pytest.raises(Rejected, match="more than 100,000,000 pixels"):
+    with grown() as most, pytest.raises(Rejected, match="more than 100,000,000 pixels"):
         image.decode(huge)
-    assert memory("VmHWM") - before < 20 * 2**20
+    assert most() < 20 * 2**20

@@ -70,6 +70,31 @@ def test_a_chip_may_have_bands_by_the_hundred(tmp_path):
         satellite(bands=["B1"]).decode(payload)
 
 
+KINDS = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_of_any_type_are_what_they_were(tmp_path, kind):
+    """From the smallest to the largest, as a chip of a scene and as a tile; encoders see them as float32."""
+    about = np.iinfo(kind) if np.dtype(kind).kind in "iu" else np.finfo("float32")
+    pixels = values(2, 16, 16, kind)
+    pixels[0, 0, :3] = about.min, about.max, 1
+    pixels[1] = pixels[0].T
+    nodata = 99
+    pixels[pixels == nodata] = 98
+    pixels[:, 15, 8:] = nodata
+    payload = tile(tmp_path, pixels, nodata=nodata)
+    made = satellite(scale="none", chip=16)
+    (chip,) = payloads(tmp_path, made)
+    for same in (payload, chip):
+        decoded = made.decode(same)
+        assert decoded.dtype == np.float32
+        assert made.describe(decoded, same)["nodata"] == 8 / 256
+        wanted = pixels.transpose(1, 2, 0).astype(np.float32)
+        np.testing.assert_array_equal(decoded[:15], wanted[:15])
+        np.testing.assert_array_equal(decoded[15, :8], wanted[15, :8])
+
+
 def test_a_fixed_range_becomes_black_and_white(tmp_path):
     pixels = np.array([[[0, 1000], [2000, 5000]], [[0, 100], [200, 50]]], "uint16")
     decoded = satellite(scale=[0, 2000]).decode(tile(tmp_path, pixels))

@@ -27,6 +27,13 @@ def judged(path, most=None, **options):
     return found
 
 
+def decodings(path, **options):
+    """What each good chip is decoded to."""
+    made = modality("satellite", SatelliteSettings(**{"chip": 32, "scale": "none", **options}))
+    found = source("geotiff", str(path), modality=made, timeout=60.0)
+    return {record.id: made.decode(record.payload) for part in found.parts() for record in found.read(part)}
+
+
 @pytest.fixture
 def pool(tmp_path):
     """A folder with one good scene of four chips; what is bad is added."""
@@ -83,11 +90,23 @@ def test_nan_is_no_data(pool):
 
 
 def test_bands_of_different_types_become_one(pool):
-    write_scene(pool / "s_B1.tif", values(1, 32, 32, "uint8"), nodata=255)
-    write_scene(pool / "s_B2.tif", values(1, 32, 32, "int16"), nodata=-9999)
-    write_scene(pool / "s_B3.tif", values(1, 32, 32, "float32"))
+    """Each has data where its own value for none says so: that of another band is a value like any other."""
+    bands = [values(1, 32, 32, kind, seed) for seed, kind in enumerate(("uint8", "int16", "float32"))]
+    bands[0][0, 0, :8] = 255
+    bands[1][0, 0, 4:12] = -9999
+    bands[1][0, 1, :4], bands[2][0, 1, :4], bands[2][0, 2, :4] = 255, 255, -9999
+    bands[2][0, 3, 31] = -0.5
+    for number, (band, nodata) in enumerate(zip(bands, (255, -9999, None), strict=True), start=1):
+        write_scene(pool / f"s_B{number}.tif", band, nodata=nodata)
     (about,) = bad(pool).values()
-    assert about["nodata"] == 0
+    assert about["nodata"] == 12 / 1024
+    decoded = decodings(pool)["s#0_0_32_32"]
+    there = np.ones((32, 32), bool)
+    there[0, :12] = False
+    for number, (band,) in enumerate(bands):
+        np.testing.assert_array_equal(decoded[there][:, number], band[there].astype(np.float32))
+        mean = band[there].mean(dtype=np.float64)
+        np.testing.assert_allclose(decoded[~there][:, number], mean, rtol=1e-6)
 
 
 def test_bands_that_do_not_lie_upon_each_other(pool):

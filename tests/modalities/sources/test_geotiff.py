@@ -1,19 +1,25 @@
 """Scenes are cut into chips: each pixel where it belongs, each chip its name and its bytes for ever."""
 
 import pickle
+from itertools import islice
 
 import fsspec
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.enums import Resampling
+from rasterio.transform import from_origin
+from rasterio.windows import Window as GdalWindow
 
 from modalities import modality, source
 from modalities.chips import unpack
 from modalities.satellite_settings import SatelliteSettings
 from modalities.sources.geotiff import GeoTiffSource
 from modalities.sources.scene import Scene
-from tests.modalities.scenes import UTM, values, write_scene
+from tests.modalities.memory import grown
+from tests.modalities.scenes import CORNER, UTM, values, write_scene
 
 
 def opened(path, **options):
@@ -138,7 +144,44 @@ def test_chips_and_strides_in_metres(tmp_path):
     assert id == "degrees.tif#0_0_36_18"  # at 60 degrees a degree of longitude is half as long
 
 
+def test_a_chip_is_the_same_whatever_form_the_scene_is_written_in(tmp_path):
+    """Strips, tiles, and a COG, whose tiles come in another order, compressed, with overviews before them."""
+    pixels = values(3, 600, 700)
+    forms = {"strips": {}, "tiles": {"tiled": True, "blockxsize": 64, "blockysize": 64}}
+    forms["cog"] = {"driver": "COG", "blocksize": 128, "compress": "deflate", "overview_count": 2}
+    payloads = {}
+    for form, profile in forms.items():
+        write_scene(tmp_path / form / "scene.tif", pixels, names=["B02", "B03", "B04"], nodata=0, **profile)
+        found = records(tmp_path / form, chip=200, bands=["B04", "B02"])
+        payloads[form] = {id: record.payload for id, record in found.items()}
+    with rasterio.open(tmp_path / "cog/scene.tif") as file:
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert file.overviews(1)
+    assert payloads["cog"] == payloads["tiles"] == payloads["strips"]
+    chip = unpack(payloads["cog"]["scene.tif#200_400_200_200"])
+    np.testing.assert_array_equal(chip.pixels, pixels[[2, 0], 400:, 200:400])
+
+
 def test_a_resolution_is_read_from_the_overviews(tmp_path):
+    """They are made of an earlier state of the pixels, and so tell who reads them from who does not."""
+    write_scene(
+        tmp_path / "scene.tif",
+        np.full((1, 128, 128), 100, "uint8"),
+        tiled=True,
+        blockxsize=32,
+        blockysize=32,
+    )
+    with rasterio.open(tmp_path / "scene.tif", "r+") as file:
+        file.build_overviews([4], Resampling.average)
+    with rasterio.open(tmp_path / "scene.tif", "r+") as file:
+        file.write(np.full((1, 128, 128), 200, "uint8"))
+    coarse, fine = chips(tmp_path, chip=16, resolution=40), chips(tmp_path, chip=64)
+    assert coarse.keys() == fine.keys()
+    assert {np.unique(chip.pixels).item() for chip in coarse.values()} == {100}
+    assert {np.unique(chip.pixels).item() for chip in fine.values()} == {200}
+
+
+def test_a_resolution_without_overviews_is_the_mean(tmp_path):
     pixels = write_scene(tmp_path / "scene.tif", values(1, 128, 128))
     chip = chips(tmp_path, chip=16, resolution=40)["scene.tif#64_0_64_64"]
     assert chip.pixels.shape == (1, 16, 16)
@@ -167,6 +210,28 @@ def test_a_remote_scene_is_read_by_window_and_not_as_a_whole(tmp_path):
     np.testing.assert_array_equal(unpack(first.payload).pixels, pixels[:, :64, :64])
     assert first.uri == "memory:///scenes/scene.tif#0_0_64_64"
     assert 0 < sum(read) < pixels.nbytes / 4
+
+
+def test_a_huge_scene_is_never_in_memory_as_a_whole(tmp_path):
+    """All but one of its blocks were never written, so that it is small on disk; to read they are as large."""
+    profile = {"driver": "GTiff", "width": 40_000, "height": 40_000, "count": 1, "dtype": "uint8", "crs": UTM}
+    profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "sparse_ok": True}
+    profile["transform"] = from_origin(*CORNER, 10, 10)
+    with rasterio.open(tmp_path / "huge.tif", "w", **profile) as file:
+        file.write(np.full((1, 256, 256), 7, "uint8"), window=GdalWindow(0, 0, 256, 256))
+    assert (tmp_path / "huge.tif").stat().st_size < 2**20
+    with grown() as most:
+        pool = opened(tmp_path, chip=256)
+        parts = pool.parts()
+        found = [
+            (record.id, unpack(record.payload).pixels)
+            for part in (parts[0], parts[len(parts) // 2], parts[-1])
+            for record in islice(pool.read(part), 20)
+        ]
+    assert len({id for id, _ in found}) == 60
+    assert {pixels.shape for _, pixels in found} == {(1, 256, 256)}
+    assert [np.unique(pixels).tolist() for _, pixels in found[:2]] == [[7], [0]]
+    assert most() < 64 * 2**20  # of 1.6 GB
 
 
 def test_auto_takes_tiffs_for_scenes_and_pictures_for_tiles(tmp_path):
