@@ -11,6 +11,7 @@ import pytest
 from curation import chance
 from curation.thinning import at_most, lucky_order
 from modalities import Apart, AtMost
+from modalities.earth import cells
 from modalities.text import Text
 from pipelines.blocks import part_name
 from pipelines.config import Config
@@ -222,6 +223,25 @@ def test_chips_of_one_place_and_day_are_thinned_and_only_the_set_is_drawn_anew(
     assert "satellite.thin.distance_m 100.0 -> (nothing)" in without.text
     assert read_manifest(run, "curated").counts["curated"] == 24
     assert not run.exists("thinned")
+
+    # of each cell so many stay, and of the chips of all dates in it those that a hash says
+    by_cell = evenset(
+        "sample", config, "satellite.thin.distance_m=null", "satellite.cap={cell_m: 300, per_cell: 2}",
+        "sample.size=3",
+    )  # fmt: skip
+    assert by_cell.code == 0, by_cell
+    assert "satellite.cap.per_cell (nothing) -> 2" in by_cell.text
+    found, out = rows_of(run, "embeddings"), rows_of(run, "thinned")
+    lon, lat = (np.array([row[name] for row in found.values()]) for name in ("lon", "lat"))
+    cell = dict(zip(found, cells(lon, lat, 300).tolist(), strict=True))
+    whole, stays = Counter(cell.values()), Counter(cell[id] for id in found.keys() - out.keys())
+    assert len(whole) > 3
+    assert max(whole.values()) > 6
+    assert stays == {one: min(2, count) for one, count in whole.items()}
+    told = "Its cell of 300 m has 2 other chips that stay (satellite.cap.per_cell)."
+    assert read_manifest(run, "curated").counts["reasons"] == {told: 48 - stays.total()}
+    assert {(row["reason"], row["instead"]) for row in out.values()} == {(told, None)}
+    assert not rows_of(run, "curated").keys() & out.keys()
 
 
 def test_a_pool_of_embeddings_cannot_be_thinned(refused, write_config, tmp_path):

@@ -1,4 +1,4 @@
-"""Chips cut out of scenes go through models: of three bands those of pictures, of more those made for them."""
+"""Chips cut out of scenes go through models: three bands through those of pictures, more through others."""
 
 import io
 

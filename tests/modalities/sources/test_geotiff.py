@@ -213,7 +213,7 @@ def test_a_remote_scene_is_read_by_window_and_not_as_a_whole(tmp_path):
 
 
 def test_a_huge_scene_is_never_in_memory_as_a_whole(tmp_path):
-    """All but one of its blocks were never written, so that it is small on disk; to read they are as large."""
+    """All but one of its blocks were never written: on disk it is small, and to who reads it as large."""
     profile = {"driver": "GTiff", "width": 40_000, "height": 40_000, "count": 1, "dtype": "uint8", "crs": UTM}
     profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256, "sparse_ok": True}
     profile["transform"] = from_origin(*CORNER, 10, 10)
