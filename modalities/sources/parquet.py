@@ -209,7 +209,8 @@ def open_parquet(root: Root, name: str, buffer_size: int = 0) -> pq.ParquetFile:
     """
     fs, path = root.join(name)
     try:
-        file = pq.ParquetFile(fs.open(path, "rb"), buffer_size=buffer_size)
+        # what is fetched ahead would be all of the row group, whatever the buffer
+        file = pq.ParquetFile(fs.open(path, "rb"), buffer_size=buffer_size, pre_buffer=not buffer_size)
         file.schema_arrow.names  # noqa: B018 - they may be damaged as well
         return file
     except PARQUET_ERRORS as error:

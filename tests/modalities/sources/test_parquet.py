@@ -1,5 +1,7 @@
 import pickle
 
+import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +13,7 @@ from modalities.image import Image
 from modalities.sources import ParquetSource
 from modalities.sources.paths import list_files
 from modalities.text import Text
+from tests.modalities.memory import grown
 
 
 def source(path, modality=None, column=None, id_column=None, **options):
@@ -195,6 +198,39 @@ def test_a_null_costs_only_its_row(tmp_path):
     assert [(r.payload, r.reason) for r in records] == [
         (b"one", None), (None, "The value is missing."), (b"", None), (b"four", None),
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_row_group_that_inflates_to_a_gigabyte_is_never_in_memory_as_a_whole(tmp_path):
+    """What is held is some of its parts, of 64 MiB each: no more than of a group a third as long."""
+    one = pa.array([bytes(2**20)])
+    table = pa.table({"image": pa.chunked_array([one] * 1024)})
+    pq.write_table(table, tmp_path / "x.parquet", use_dictionary=False, row_group_size=1024)
+    assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups == 1
+    pool = source(tmp_path, Image())
+    with grown() as most:
+        lengths = [len(record.payload) for part in pool.parts() for record in pool.read(part)]
+    assert lengths == [2**20] * 1024
+    assert most() < 320 * 2**20
+
+
+def test_of_a_large_row_group_only_the_beginning_is_looked_at_before_the_work_starts(tmp_path):
+    random = np.random.default_rng(0)
+    texts = [random.bytes(50_000).hex() for _ in range(200)]
+    pages = {"use_dictionary": False, "data_page_size": 2**20, "write_batch_size": 4}
+    pq.write_table(pa.table({"text": texts}), tmp_path / "x.parquet", **pages)
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/tables/x.parquet", (tmp_path / "x.parquet").read_bytes())
+    read = []
+    cls = type(memory.open("/tables/x.parquet"))
+    original = cls.read
+    try:
+        cls.read = lambda self, *a: read.append(len(got := original(self, *a))) or got
+        assert source("memory://tables").parts()
+    finally:
+        cls.read = original
+        memory.rm("/tables", recursive=True)
+    assert 0 < sum(read) < (tmp_path / "x.parquet").stat().st_size / 2
 
 
 def test_a_footer_whose_names_are_no_text_is_damaged(tmp_path):
