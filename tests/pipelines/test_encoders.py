@@ -30,6 +30,7 @@ NAMES = [f"digit {i}" for i in range(40)]
 def embed(evenset, write_config, tmp_path, monkeypatch):
     """Embed forty pictures in two parts by ``wrong:HOW``; the outcome, and the run."""
     monkeypatch.setitem(registry.ENCODERS, "wrong", "tests.pipelines.wrong:Wrong")
+    monkeypatch.setitem(registry.ENCODERS, "placed", "tests.pipelines.wrong:Placed")
 
     def embed(how, *overrides, name="run"):
         marks = MARKS if how == "some" else {30: wrong.CUT}
@@ -72,6 +73,16 @@ def test_what_would_read_more_of_a_text_is_not_what_is_set_already(long_text, sa
     text = modalities.modality("text")
     found = modalities.encoder("sentence-transformers:all-MiniLM-L6-v2", text, **options)
     assert said in truncated_told(Tally(embedded=7, truncated=2), found)
+
+
+@pytest.mark.slow
+def test_pictures_are_decoded_in_tasks_and_encoded_in_actors(embed):
+    """A GPU that an actor holds never waits for Pillow."""
+    done, run = embed("here", "encoder.model=placed:here", "encoder.normalize=none")
+    assert done.code == 0, done
+    rows = matrix_of(run)
+    assert len(rows) == len(NAMES)
+    assert (rows == [wrong.TASK, wrong.ACTOR]).all()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""An encoder that does what an encoder should not, with some samples or with all."""
+"""Encoders that do what they should not, with some samples or with all, or that tell where they work."""
 
 import os
 import signal
 
 import numpy as np
+import ray
 
 from modalities.base import ModalityError
 from modalities.encoders.base import Encoder
@@ -51,3 +52,25 @@ class Wrong(Encoder):
         if self.how == "shape":
             return found[:, :1]
         return found / 1000 + FAR if self.how == "far" else found
+
+
+class Placed(Wrong):
+    """What it makes of a picture is where that was prepared, and where it was encoded."""
+
+    input_shape, input_dtype = (1,), np.dtype(np.int64)
+    dim, truncates = 2, False
+
+    def prepare(self, sample):
+        return np.array([workplace()])
+
+    def encode(self, batch, like=None):
+        return np.array([[row[0], workplace()] for row in batch], np.float32)
+
+
+TASK, ACTOR = 1, 2
+
+
+def workplace():
+    """Where this is done. A process tells nothing: that of a task may be an actor's later."""
+    here = ray.get_runtime_context()
+    return ACTOR if here.get_actor_id() else TASK if here.get_task_id() else 0
