@@ -1,5 +1,6 @@
 """The curated set leaves the run: with its payloads, as files, as lists; and never outside the folder."""
 
+import json
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines.naming import LONGEST, file_name
 from pipelines.store import Store
+from tests.modalities.sources.tars import tar_of
 
 from .conftest import blobs, rows_of, write_vectors
 
@@ -143,22 +145,45 @@ def test_an_id_with_a_line_break_takes_one_line(evenset, write_config, tmp_path,
     assert len(list((tmp_path / "run/export/files").iterdir())) == 5
 
 
+def as_parquet(folder, rows):
+    kinds = pa.schema({"name": pa.string(), "image": pa.binary(), "n": pa.int16()})
+    pq.write_table(pa.Table.from_pylist(rows, kinds), folder / "pool.parquet", row_group_size=20)
+    return {"path": "pool.parquet", "column": "image"}
+
+
+def as_lines(folder, rows):
+    for row in rows:
+        (folder / f"{row['name']}.png").write_bytes(row["image"])
+    lines = [json.dumps({**row, "image": f"{row['name']}.png"}) for row in rows]
+    (folder / "pool.jsonl").write_text("\n".join(lines))
+    return {"path": "pool.jsonl", "column": "image"}
+
+
+def as_tar(folder, rows):
+    members = []
+    for row in rows:
+        about = json.dumps({name: row[name] for name in ("name", "n")}).encode()
+        members += [(f"{row['name']}.png", row["image"]), (f"{row['name']}.json", about)]
+    (folder / "pool.tar").write_bytes(tar_of(members))
+    return {"path": "pool.tar"}
+
+
 @pytest.mark.slow
-def test_columns_of_the_pool_stay_with_their_samples(evenset, write_config, tmp_path, digits):
-    names = [f"d{i}" for i in range(60)]
-    numbers = pa.array(range(60), pa.int16())
-    table = pa.table({"name": names, "image": [*digits[:59], b"bad"], "n": numbers})
-    pq.write_table(table, tmp_path / "pool.parquet", row_group_size=20)
-    source = {"format": "parquet", "column": "image", "id_column": "name", "keep": ["n"]}
-    config = write_config(
-        tmp_path / "pool.parquet", source=source, cluster={"n_clusters": [6]}, sample={"size": 20}
-    )
+@pytest.mark.parametrize(
+    ("write", "kind"), [(as_parquet, pa.int16()), (as_lines, pa.string()), (as_tar, pa.string())]
+)
+def test_columns_of_the_pool_stay_with_their_samples(evenset, write_config, tmp_path, digits, write, kind):
+    """Those of a table as they are, those of JSON as strings."""
+    images = [*digits[:59], b"bad"]
+    source = write(tmp_path, [{"name": f"d{i}", "image": image, "n": i} for i, image in enumerate(images)])
+    source |= {"path": str(tmp_path / source["path"]), "id_column": "name", "keep": ["n"]}
+    config = write_config(source["path"], source=source, cluster={"n_clusters": [6]}, sample={"size": 20})
     assert evenset("run", config).code == 0
     run = Store(str(tmp_path / "run"))
     for folder, rows in {"embeddings": 59, "curated": 20, "export/parquet": 20}.items():
         found = rows_of(run, folder)
-        assert {id: row["n"] for id, row in found.items()} == {id: int(id[1:]) for id in found}
+        assert {id: str(row["n"]) for id, row in found.items()} == {id: id[1:] for id in found}
         assert len(found) == rows
         first = run.read_table(run.list(folder)[0])
-        assert first.schema.field("n").type == pa.int16()
+        assert first.schema.field("n").type == kind
     assert "source.keep" in evenset("embed", config, "source.keep=[]").text

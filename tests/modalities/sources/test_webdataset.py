@@ -90,6 +90,17 @@ def test_the_member_that_is_the_sample(tmp_path):
     assert [r.id for r in everything(source(tmp_path, id_column="__key__"))] == ["a/1", "2", "3"]
 
 
+def test_the_folder_of_a_tar_is_in_its_ids(tmp_path):
+    for name in ("a/b/x.tar", "a/x.tar", "x.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(tar_of([("c/1.jpg", name.encode())]))
+    records = everything(source(tmp_path))
+    assert {r.id: r.payload.decode() for r in records} == {
+        "a/b/x.tar#c/1": "a/b/x.tar", "a/x.tar#c/1": "a/x.tar", "x.tar#c/1": "x.tar",
+    }  # fmt: skip
+    assert [r.uri for r in records] == [f"{tmp_path}/{r.id}" for r in records]
+
+
 def test_names_are_only_names(tmp_path):
     outside = tmp_path / "out.jpg"
     outside.write_bytes(b"secret")
