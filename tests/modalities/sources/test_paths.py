@@ -1,14 +1,18 @@
 import os
 import pickle
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 from hypothesis import given
 from hypothesis import strategies as st
 
+import modalities
 from modalities.base import ModalityError, Part
 from modalities.image import Image
 from modalities.sources import FilesSource, open_source
@@ -85,6 +89,48 @@ def test_what_is_not_there_is_named(path, tmp_path, monkeypatch):
 def test_an_unknown_filesystem_is_named():
     with pytest.raises(ModalityError, match="nosuch://"):
         list_files("nosuch://bucket/pool")
+
+
+class Bucket(MemoryFileSystem):
+    """As clients of object stores are: a path begins with its bucket, and not with a slash."""
+
+    root_marker = ""
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super(MemoryFileSystem, cls)._strip_protocol(path)
+
+
+@pytest.mark.parametrize(("protocol", "place"), [("gs", "bucket"), ("hf", "datasets/me/birds")])
+def test_a_pool_under_the_address_of_a_store(protocol, place, tree, monkeypatch):
+    """By a stand-in for the client of the store, which alone knows its network."""
+    client = type("Client", (Bucket,), {"protocol": protocol, "store": {}, "pseudo_dirs": [""]})
+    monkeypatch.setitem(_registry, protocol, client)  # fsspec.register_implementation cannot be undone
+    url = f"{protocol}://{place}/pool"
+    client().pipe({f"{url}/{name}": (tree / name).read_bytes() for name in names(str(tree))})
+    client().pipe(f"{url}/.hidden/x.png", b"x")
+    for path, ids in {url: ["a.PNG", "b/1.jpg", "b/2.png"], f"{url}/b/*.png": ["2.png"]}.items():
+        records = everything(modalities.source("auto", path, modality=Image()))
+        assert [r.id for r in records] == ids
+        folder = path.removesuffix("/*.png")
+        assert [r.uri for r in records] == [f"{folder}/{id}" for id in ids]
+        assert all(r.payload == client().cat(r.uri) for r in records)
+    table = tree / "table"
+    table.mkdir()
+    (table / "x.jsonl").write_text(f'{{"url": "{url}/b/2.png"}}\n{{"url": "{url}/b/3.png"}}\n')
+    found = everything(modalities.source("jsonl", str(table), column="url", modality=Image()))
+    assert [(r.payload, r.reason) for r in found] == [
+        (b"2", None), (None, "The file is gone, or is no regular file."),
+    ]  # fmt: skip
+
+
+def test_a_store_whose_client_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(_registry, "gs", raising=False)
+    with pytest.raises(
+        ModalityError, match=r"source\.path 'gs://bucket/pool' cannot be opened: .*install gcsfs"
+    ):
+        list_files("gs://bucket/pool")
 
 
 def test_an_empty_pool_is_an_error(tmp_path):
