@@ -1,9 +1,19 @@
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from modalities import ModalityError, encoder, modality, source
+from modalities import MODALITIES, ModalityError, encoder, modality, source
+
+ROOT = Path(__file__).resolve().parents[2]
+OF_ONE = {
+    *(target.partition(":")[0] for target in MODALITIES.values()),
+    *("modalities.satellite_settings", "modalities.chips", "modalities.earth", "modalities.thinning"),
+    *("modalities.sources.geotiff", "modalities.sources.scene"),
+}
+"""Modules of built-in modalities, and those that serve one of them alone."""
 
 
 def test_built_in_modalities():
@@ -77,3 +87,66 @@ def test_naming_things_imports_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def dotted(node):
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def named(text):
+    """What may be the name of a module in a module: imported, as an attribute, or in a string."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute):
+            yield dotted(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value.replace(":", ".")
+
+
+def compared(text):
+    """The constants with which a module compares something."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Compare | ast.MatchValue):
+            yield from (one.value for one in ast.walk(node) if isinstance(one, ast.Constant))
+
+
+def particular(text):
+    """What of a module knows one modality from another."""
+    modules = {name for name in named(text) for one in OF_ONE if f"{name}.".startswith(f"{one}.")}
+    return modules | {value for value in compared(text) if value in MODALITIES}
+
+
+@pytest.mark.parametrize("package", ["pipelines", "curation"])
+def test_the_pipeline_knows_modalities_by_the_registry_alone(package):
+    """The built-in ones too: what it has to know of one is declared there, as a plugin does."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert len(files) > 10
+    found = {file.name: particular(file.read_text(encoding="utf-8")) for file in files}
+    assert {name: known for name, known in found.items() if known} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from modalities.image import Image",
+        "from modalities import satellite",
+        "import modalities.text",
+        "import modalities\nmodalities.image.Image()",
+        "def f():\n    from modalities.sources.geotiff import GeoTiffSource",
+        "modality('modalities.satellite:Satellite')",
+        "if config.modality == 'satellite': pass",
+        "if modality.name in ('image', 'text'): pass",
+        "match name:\n    case 'text': pass",
+    ],
+)
+def test_that_walk_finds_what_it_looks_for(text):
+    assert particular(text)
+
+
+def test_modules_of_one_modality_are_there():
+    assert all((ROOT / f"{one.replace('.', '/')}.py").is_file() for one in OF_ONE)
