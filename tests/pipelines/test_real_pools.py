@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from pipelines.manifest import read_manifest
 from pipelines.store import Store
 
 from .conftest import rows_of
+from .test_report_page import Visit, opened_browser
 
 EXAMPLES = "examples"
 
@@ -68,20 +70,53 @@ def curated(evenset, example, folder, *overrides):
     return run
 
 
+def look_at(run, shown, maps=0):
+    """Opens the report in a browser; comes last in a test, which is skipped here where there is none.
+
+    Of what is ``shown`` of the samples there has to be something for the pool and for the curated set; of
+    figures there are as many maps.
+    """
+    with opened_browser() as browser:
+        visit = Visit(browser, SimpleNamespace(store=run), "light")
+        own = (run.local / "report.html").as_uri()
+        assert [url for url in visit.requests if url != own and not url.startswith("data:")] == []
+        assert visit.complaints == visit.dialogs == []
+        figures = visit.page.evaluate(
+            "[...document.querySelectorAll('[data-figure]')].map(f => f.dataset.figure)"
+        )
+        assert {"treemap", "histogram-1"} <= {*figures}
+        assert sum(name.startswith("region-") for name in figures) == maps
+        for name in figures:
+            box = visit.page.locator(f"#{name} svg.main-svg").first.bounding_box()
+            assert min(box["width"], box["height"]) > 100, name
+            if name.startswith("region-"):
+                assert visit.page.locator(f"#{name} .scatterlayer path").count() > 0, name
+        sheets = visit.page.locator(".sheet")
+        assert sheets.count() == 2
+        for i in range(2):
+            assert sheets.nth(i).locator(f"figure {shown}").count() >= 12
+        broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+        assert visit.page.evaluate(broken) == 0
+
+
 @pytest.mark.slow
 def test_images_are_the_same_pool_as_parquet_as_files_and_as_tars(evenset, data, tmp_path):
-    """With 300 images in one part each or two of 150, ids, payloads and the patches learned are the same."""
-    rows, found = some(data, "cifar10", 300, step=30), {}
+    """With 300 images in one part each or two of 150, ids, payloads and the patches learned are the same.
+
+    One of them is curated to the end: from what is the same, the same follows.
+    """
+    rows, found, runs = some(data, "cifar10", 300, step=30), {}, {}
     for form in (as_parquet, as_folder, as_webdataset):
         folder = tmp_path / form.__name__
         folder.mkdir()
         path, id_column = form(rows, folder)
-        run = embedded(
-            evenset, "images", folder, f"source.path={folder / path}", f"source.id_column={id_column}"
-        )
+        done = curated if form is as_webdataset else embedded
+        run = done(evenset, "images", folder, f"source.path={folder / path}", f"source.id_column={id_column}")
+        runs[form.__name__] = run
         found[form.__name__] = {id: row["embedding"] for id, row in rows_of(run, "embeddings").items()}
     assert list(found["as_parquet"]) == [row["id"] for row in rows]
     assert found["as_folder"] == found["as_parquet"] == found["as_webdataset"]
+    look_at(runs["as_webdataset"], "img")
 
 
 @pytest.mark.slow
@@ -97,6 +132,7 @@ def test_newswires_as_json_lines(evenset, data, tmp_path):
         "The text is empty or blank.",
         "The line is not valid JSON.",
     }
+    look_at(run, "blockquote")
 
 
 @pytest.mark.slow
@@ -108,12 +144,14 @@ def test_tiles_of_eurosat_have_no_place_and_are_curated_all_the_same(evenset, da
     run = curated(evenset, "satellite", tmp_path, where, "source.id_column=id", "source.format=parquet",
                    "satellite.bands=null")  # fmt: skip
     assert all(row["crs"] is None for row in rows_of(run, "embeddings").values())
+    look_at(run, "img")
 
 
 @pytest.mark.slow
 def test_scenes_as_they_come(evenset, data, tmp_path):
     run = curated(evenset, "satellite", tmp_path, f"source.path={data / 'geotiff'}")
     assert any(row["crs"] for row in rows_of(run, "embeddings").values())
+    look_at(run, "img", maps=6)  # as many as the report has at most
 
 
 @pytest.mark.slow
@@ -139,3 +177,4 @@ def test_of_two_scenes_of_one_place_chips_are_thinned_year_by_year(evenset, data
         row = {id: i for i, id in enumerate(mine)}
         for id in row.keys() & thinned.keys():
             assert apart[row[id], row[thinned[id]["instead"]]] < 1.01 * 2000
+    look_at(run, "img", maps=1)

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,9 @@ def run(tmp_path_factory):
     return run
 
 
-@pytest.fixture(scope="module")
-def browser():
+@contextmanager
+def opened_browser():
+    """A browser of this machine; where there is none, the test is skipped."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no chromium on the PATH: the page is not opened")
@@ -37,6 +39,12 @@ def browser():
         browser = p.chromium.launch(executable_path=chromium, args=flags)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with opened_browser() as browser:
+        yield browser
 
 
 class Visit:
