@@ -14,6 +14,10 @@ KMeansFn = Callable[[NDArray[np.float32], int, int], NDArray[np.float32]]
 """(points (n, d), n_clusters, seed) -> centroids (k, d)."""
 
 
+OUT_OF_MEMORY = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What a RuntimeError says where memory ran out."""
+
+
 class OutOfMemory(RuntimeError):
     """Memory ran out over every sample of a batch: a smaller batch may fit."""
 
@@ -21,11 +25,11 @@ class OutOfMemory(RuntimeError):
 def ran_out(error: Any) -> bool:
     """Whether what came of a batch is an error that tells of memory.
 
-    On a GPU torch has a class for it, on a CPU a RuntimeError of its allocator.
+    On a GPU torch has a class for it, on a CPU a RuntimeError of its allocator; CUDA's libraries have words.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 class Encoder(ABC):

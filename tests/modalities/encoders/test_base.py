@@ -115,8 +115,10 @@ def raised(call, *arguments):
         raised(torch.empty, 2**60),
         raised(np.empty, 2**60, np.uint8),
         MemoryError(),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported elsewhere"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
-    ids=["a GPU", "a GPU by its older name", "torch on a CPU", "numpy", "Python"],
+    ids=["a GPU", "a GPU by its older name", "torch on a CPU", "numpy", "Python", "CUDA", "cuBLAS"],
 )
 def test_errors_of_memory_are_known(error):
     assert ran_out(error)
