@@ -266,6 +266,7 @@ def test_what_begins_like_a_formula_is_in_no_file_that_a_spreadsheet_opens(evens
     assert sorted(ids.read_text().splitlines()) == sorted(formulas)  # as they are, to be found again
 
 
+@pytest.mark.slow
 def test_files_are_exported_into_their_folder_and_nowhere_else(evenset, write_config, tmp_path):
     random = np.random.default_rng(0)
     pictures = [png(random.integers(0, 255, (9, 9, 3), dtype=np.uint8)) for _ in range(30)]
