@@ -178,7 +178,8 @@ def test_any_number_of_shards_agrees(wide, shards, slices):
     assert_equal(grow_on_ray(points, WIDE, shards, slices=slices, order=order), twin, 500)
 
 
-@pytest.mark.parametrize(("shards", "slices"), [(3, 1), pytest.param(2, 3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("shards", "slices"), [(3, 1), (2, 3)])
 def test_shards_may_add_up_their_sums_among_themselves(wide, shards, slices):
     """And meet again when one is killed: the one where they meet, or another."""
     points, twin = wide
