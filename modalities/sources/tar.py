@@ -119,7 +119,7 @@ def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         blank = data.find(b" ", at, at + 20)
         digits = data[at : max(blank, at)]
         stop = at + int(digits) if digits.isdigit() else 0
-        if not blank < stop <= len(data):
+        if not at <= blank < stop <= len(data):  # or it would be read again, for ever
             raise Damaged(DAMAGED)
         key, _, value = data[blank + 1 : stop - 1].partition(b"=")
         yield key, value

@@ -78,6 +78,7 @@ def check_players(page, count):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a fresh environment, and several runs in it
 def test_freshly_installed_it_curates_sounds_more_evenly_than_chance(tmp_path, browser):
     """A venv of its own, without this project's folder on its path; means over three seeds."""
     shell = environment(tmp_path / "venv", str(PACKAGE))

@@ -104,6 +104,7 @@ def test_its_keys_are_checked_and_its_rules_are_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a fresh environment, and several runs in it
 def test_as_a_package_in_a_fresh_environment(tmp_path):
     shell = environment(tmp_path / "venv", "pip")
     work = tmp_path / "work"
