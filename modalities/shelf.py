@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import SEEK_END
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 from typing import Any
@@ -18,16 +19,13 @@ class Shelf:
 
     def __init__(self) -> None:
         self._file = SpooledTemporaryFile(max_size=ROOM)  # noqa: SIM115 - it is closed with the shelf
-        self._end = 0
         self._lock = Lock()
 
     def put(self, data: bytes) -> int:
         """Put bytes away, and return their place."""
         with self._lock:
-            place = self._end
-            self._file.seek(place)
+            place = self._file.seek(0, SEEK_END)
             self._file.write(data)
-            self._end += len(data)
             return place
 
     def get(self, place: int, size: int) -> bytes:
@@ -37,7 +35,7 @@ class Shelf:
             return self._file.read(size)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"all": self.get(0, self._end)}
+        return {"all": self.get(0, -1)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]  # anew, in another process

@@ -3,7 +3,6 @@
 import pickle
 from itertools import islice
 
-import fsspec
 import numpy as np
 import pytest
 import rasterio
@@ -18,7 +17,7 @@ from modalities.chips import unpack
 from modalities.satellite_settings import SatelliteSettings
 from modalities.sources.geotiff import GeoTiffSource
 from modalities.sources.scene import Scene
-from tests.modalities.memory import grown
+from tests.modalities.memory import far_away, grown
 from tests.modalities.scenes import CORNER, UTM, values, write_scene
 
 
@@ -194,19 +193,10 @@ def test_a_remote_scene_is_read_by_window_and_not_as_a_whole(tmp_path):
     pixels = write_scene(
         tmp_path / "scene.tif", values(1, 1024, 1024), tiled=True, blockxsize=64, blockysize=64
     )
-    memory = fsspec.filesystem("memory")
-    memory.pipe("/scenes/scene.tif", (tmp_path / "scene.tif").read_bytes())
-    read = []
-    cls = type(memory.open("/scenes/scene.tif"))
-    original = cls.read
-    try:
-        cls.read = lambda self, *a: read.append(len(got := original(self, *a))) or got
+    with far_away("memory://scenes/scene.tif", tmp_path / "scene.tif") as read:
         pool = opened("memory://scenes", chip=64)
         (part,) = pool.parts()
         first = next(iter(pool.read(part)))
-    finally:
-        cls.read = original
-        memory.rm("/scenes", recursive=True)
     np.testing.assert_array_equal(unpack(first.payload).pixels, pixels[:, :64, :64])
     assert first.uri == "memory:///scenes/scene.tif#0_0_64_64"
     assert 0 < sum(read) < pixels.nbytes / 4
