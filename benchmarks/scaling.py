@@ -1,8 +1,8 @@
 """How do time and memory grow with the number of points and of clusters?
 
-    python -m benchmarks.scaling [--largest 10000000] [--picture docs/scaling.svg]
+    python -m benchmarks.scaling [--largest 1000000] [--picture docs/scaling.svg]
 
-KMeans as it comes on case A's long tail in 64 dimensions, 10^4 to 10^6 points (or as many as --largest
+KMeans as it comes on case A's long tail in 64 dimensions, 10^4 to 10^7 points (or as many as --largest
 says), 100, 1,000 and 10,000 clusters of at least ten points each. Every cell is a process of its own; its
 memory is the most that was ever resident, the pool included. Prints a table and draws a picture.
 """
@@ -134,7 +134,7 @@ def report(lines: Sequence[dict[str, Any]], picture: Path) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    parser.add_argument("--largest", type=int, default=1_000_000, help="most points")
+    parser.add_argument("--largest", type=int, default=POINTS[-1], help="most points")
     parser.add_argument("--picture", type=Path, default=PICTURE)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_info
+
+from benchmarks.cells import described, machine
 
 NOISE = 2.0
 """Gaps of at most this many standard errors are called undecided."""
@@ -110,14 +108,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def environment() -> str:
-    """What the numbers were measured with: versions, cores and threads."""
-    packages = ("evenset", "numpy", "scipy", "torch")
-    pools = {f"{pool['internal_api']} {pool['num_threads']}" for pool in threadpool_info()}
-    return (
-        f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in packages)
-        + f"; {os.cpu_count()} cores, threads: {', '.join(sorted(pools))}"
-    )
+    """What the numbers were measured with: CPU, versions, and BLAS kernels with their threads."""
+    return described([{"machine": machine()}])
 
 
 def conclude(verdicts: Sequence[Verdict]) -> int:

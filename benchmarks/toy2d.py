@@ -22,7 +22,7 @@ from benchmarks.tables import Verdict, at_most, below, conclude, environment, sh
 from curation import HierarchicalKMeans
 
 TOP = 300
-LIMIT = 0.06
+LIMIT = 0.05
 
 
 @dataclass(frozen=True)

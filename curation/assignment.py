@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from curation.assign import Assigner, Centroids
 from curation.candidates import Candidates, Lists
-from curation.points import SPREAD_UNIT, Labels, Partial, Points
+from curation.points import LIMB, SPREAD_UNIT, Labels, Partial, Points
 
 if TYPE_CHECKING:
     from curation.assign import Chunk
@@ -42,7 +42,7 @@ class Sums:
         self.counts = np.zeros(n_clusters, np.int64)
         self.spread = self.loss = None
         if centroids is not None:
-            self.spread, self.loss = np.zeros((2, n_clusters), np.int64)
+            self.spread, self.loss = np.zeros((2, n_clusters, 2), np.int64)
 
     def add(
         self,
@@ -62,7 +62,9 @@ class Sums:
         second = self.assigner.squared_distances(rows, self.centroids, seconds)
         weight = np.int64(1) if weights is None else weights
         for total, value in ((self.spread, nearest), (self.loss, np.minimum(second, _FAR) - nearest)):
-            np.add.at(total, labels, (value * SPREAD_UNIT).astype(np.int64) * weight)
+            units = (value * SPREAD_UNIT).astype(np.int64)
+            np.add.at(total[:, 0], labels, (units >> LIMB) * weight)
+            np.add.at(total[:, 1], labels, (units & (2**LIMB - 1)) * weight)
 
     def partials(self, sizes: Sequence[int]) -> list[Partial]:
         """What was added up, in slices of so many clusters."""
@@ -77,27 +79,26 @@ class Sums:
 def assigned(
     points: Points,
     assigner: Assigner,
-    slices: Sequence[NDArray[np.float32]],
+    centroids: Centroids,
     candidates: Candidates | Lists | None,
     start: NDArray[np.int32] | None,
     last: NDArray[np.int32] | None,
-    *,
-    swaps: bool,
-) -> tuple[Labels, list[Partial]]:
-    """Labels of all points, and their sums in every cluster of each slice; reads the rows once.
+    sums: Sums | None = None,
+) -> Labels:
+    """Labels of all points; reads the rows once.
 
     Args:
         points: The points.
         assigner: How to look.
-        slices: The centroids.
+        centroids: The centroids.
         candidates: Which of them a point looks at; None for all.
         start: A centroid (n,) whose group names the candidates of a point, -1 to look at all; None:
             all points look at all centroids.
         last: Labels (n,) that are kept where they are nearer, -1 for none; ties go to the lower number.
-        swaps: Find the second nearest as well, and spread and loss.
+        sums: Where the points are added up; the second nearest are found as well if it adds up spread
+            and loss. None: nowhere.
     """
-    centroids = Centroids(np.concatenate(slices))
-    sums = Sums(assigner, points, len(centroids.values), centroids if swaps else None)
+    swaps = sums is not None and sums.centroids is not None
     labels = np.empty(len(points), np.int32)
     others = np.empty(len(points), np.int32) if swaps else None
     groups = None
@@ -114,8 +115,9 @@ def assigned(
         labels[where] = nearest
         if others is not None and found.seconds is not None:
             others[where] = found.seconds
-        sums.add(where, rows, nearest, found.seconds)
-    return Labels(labels, others), sums.partials([len(part) for part in slices])
+        if sums is not None:
+            sums.add(where, rows, nearest, found.seconds)
+    return Labels(labels, others)
 
 
 def approached(

@@ -30,7 +30,7 @@ FIRST = 8
 """Seeds that are drawn uniformly."""
 
 OVERDRAW = 4
-_LEAST_DRAWN = 16  # U / w is biased for a single draw: merit, which is not, chooses among a few
+LEAST_DRAWN = 16  # U / w is biased for a single draw: merit, or a draw that is not, chooses among a few
 
 Drawn = tuple[NDArray[np.uint64], NDArray[np.float64]]
 """Keys (m, 2) and squared distances D (m,) of drawn points."""
@@ -38,10 +38,7 @@ Drawn = tuple[NDArray[np.uint64], NDArray[np.float64]]
 
 def weighty(workers: Workers, view: str) -> int:
     """Number of points of a view that have any weight: the others decide nothing."""
-    found: int = workers.attempt(
-        lambda: sum(workers.get(workers.points("count_weighty", view))), lambda: None
-    )
-    return found
+    return sum(workers.ask("count_weighty", view))
 
 
 def start(
@@ -92,23 +89,22 @@ def _batch(
     directions: Handle | None,
 ) -> tuple[list[Handle] | None, int]:
     """One batch: what the blocks know after it, and how many seeds it brought."""
-    count = wanted if own is None else max(OVERDRAW * wanted, _LEAST_DRAWN)
+    count = wanted if own is None else max(OVERDRAW * wanted, LEAST_DRAWN)
     purpose = chance.Purpose.FIRST_SEED if own is None else chance.Purpose.SEED_CANDIDATES
     salt = int(chance.salt(place[0], purpose, *place[1:]))
-    nobody = [None] * len(own) if own is not None else workers.nobody()
-    offers = workers.get(workers.points("offer", view, salt, count, own=own or nobody))
-    values, keys, distances = (np.concatenate(column) for column in zip(*offers, strict=True))
-    best = chance.smallest(values, keys, count)
-    if not len(best):
+    before = own or workers.nobody()
+    offers = workers.points("offer", view, salt, count, own=before)
+    keys, drawn, told = workers.slice(0, "draw", count, *offers, returns=3)
+    n_drawn = int(workers.get([told])[0])
+    if not n_drawn:
         return own, 0
-    drawn = keys[best], distances[best]
-    rows = workers.slice(0, "gather", 0, len(best), *workers.points("rows_of", keys[best], directions))
+    rows = workers.slice(0, "gather", 0, n_drawn, *workers.points("rows_of", keys, directions))
     merits: list[Handle] = []
     if own is not None:
         judges = int(chance.salt(place[0], chance.Purpose.JUDGES, *place[1:]))
         merits = workers.points("merits", view, directions, judges, share, rows, own=own)
     seeds, told = workers.slice(0, "thin", wanted, salt, drawn, rows, *merits, returns=2)
-    own = workers.points("attract", view, directions, found, seeds, own=own or nobody)
+    own = workers.known("attract", view, directions, found, seeds, own=before)
     return own, int(workers.get([told])[0])
 
 

@@ -224,9 +224,14 @@ class PointBlock:
         directions: Directions | None,
         offset: int,
         seeds: NDArray[np.float32],
-    ) -> tuple[Labels, NDArray[np.float64]]:
-        """Lets new seeds (m, s), numbered from `offset`, attract the points that they are nearest to."""
-        return batches.attracted(self._points(view, directions), self.assigner, own, offset, seeds)
+    ) -> tuple[tuple[Labels, NDArray[np.float64]], int]:
+        """Lets new seeds (m, s), numbered from `offset`, attract the points that they are nearest to.
+
+        Returns:
+            (labels, squared distances), and how many points there are.
+        """
+        points = self._points(view, directions)
+        return batches.attracted(points, self.assigner, own, offset, seeds), len(points)
 
     def merits(
         self,
@@ -259,10 +264,13 @@ class PointBlock:
         parts = division.offers(self._points(view), own, salt, counts, edges)
         return parts[0] if len(parts) == 1 else parts
 
-    def attract_within(self, own: Share, view: str, n_cells: int, leaves: int, *seeds: Seeds) -> Share:
-        """`curation.division.attracted` by the seeds of all slices."""
+    def attract_within(
+        self, own: Share, view: str, n_cells: int, leaves: int, *seeds: Seeds
+    ) -> tuple[Share, int]:
+        """`curation.division.attracted` by the seeds of all slices, and how many points there are."""
         together: Seeds = (np.concatenate([s for s, _ in seeds]), np.concatenate([b for _, b in seeds]))
-        return division.attracted(self._points(view), self.assigner, own, n_cells, leaves, together)
+        points = self._points(view)
+        return division.attracted(points, self.assigner, own, n_cells, leaves, together), len(points)
 
     def divided(self, own: Share) -> Labels:
         """The leaves that seeding ends with."""
@@ -310,8 +318,23 @@ class PointBlock:
             start = moved(own, dissolved)
         elif own is not None and isinstance(candidates, Lists):
             last = own.first
-        labels, parts = assigned(points, self.assigner, slices, candidates, start, last, swaps=swaps)
-        return labels, *parts
+        centroids = Centroids(np.concatenate(slices))
+        sums = Sums(self.assigner, points, len(centroids.values), centroids if swaps else None)
+        labels = assigned(points, self.assigner, centroids, candidates, start, last, sums)
+        return labels, *sums.partials([len(part) for part in slices])
+
+    def label(
+        self,
+        own: Labels | None,
+        view: str,
+        candidates: Candidates | Lists | None,
+        *slices: NDArray[np.float32],
+    ) -> tuple[Labels, int]:
+        """Assigns a view as `assign` does, and adds nothing up: the labels, and how many there are."""
+        points = self._points(view)
+        start = own.first if own is not None else None
+        labels = assigned(points, self.assigner, Centroids(np.concatenate(slices)), candidates, start, None)
+        return labels, len(points)
 
     def hint(
         self,
@@ -341,9 +364,10 @@ class PointBlock:
         for where, rows in sketched.chunks(self.assigner):
             start[where] = self.assigner.nearest(rows, sketched.norms(where), flat).labels
         points, last = self._points(view), None if own is None else own.first
-        centroids = slices[n_slices:]
-        labels, parts = assigned(points, self.assigner, centroids, candidates, start, last, swaps=False)
-        return labels, *parts
+        centroids = Centroids(np.concatenate(slices[n_slices:]))
+        sums = Sums(self.assigner, points, len(centroids.values))
+        labels = assigned(points, self.assigner, centroids, candidates, start, last, sums)
+        return labels, *sums.partials([len(part) for part in slices[n_slices:]])
 
     def approach(
         self,
@@ -353,16 +377,15 @@ class PointBlock:
         candidates: Candidates,
         n_slices: int,
         *slices: NDArray[np.float32],
-    ) -> Any:
-        """Assigns a view as `hint` does, by way of `assignment.approached` rather than of the whole sketch.
+    ) -> tuple[Labels, int]:
+        """Labels a view as `hint` does, by way of `assignment.approached` rather than of the whole sketch.
 
-        Arguments and result are those of `hint`; nobody has labels yet.
+        The arguments are those of `hint`, but nobody has labels yet; the result is that of `label`.
         """
         flat = Centroids(np.concatenate(slices[:n_slices]))
         start = approached(self._points(view, directions), self.assigner, flat, candidates)
-        points, centroids = self._points(view), slices[n_slices:]
-        labels, parts = assigned(points, self.assigner, centroids, candidates, start, None, swaps=False)
-        return labels, *parts
+        points, centroids = self._points(view), Centroids(np.concatenate(slices[n_slices:]))
+        return assigned(points, self.assigner, centroids, candidates, start, None), len(points)
 
     # --- swaps ------------------------------------------------------------------------------
 

@@ -18,11 +18,12 @@ from curation.candidates import Candidates, nearby
 from curation.division import Offer, Seeds
 from curation.kernels.threads import allowed
 from curation.merits import best
-from curation.points import Partial
+from curation.points import LIMB, SPREAD_UNIT, Partial
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 Leaders = tuple[NDArray[np.integer[Any]], NDArray[np.float64], NDArray[np.uint64]]
 Limits = tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.uint64]]
+Offered = tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.float64]]
 Pivots = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.uint64], NDArray[np.float32]]
 
 
@@ -34,15 +35,16 @@ class News(NamedTuple):
         terms: The slice's part of the objective before the move, less the sum of squared norms, in
             units of 2^-48.
         counts: Sums of weights (k,).
-        spread: See `Partial`; None where not asked for.
-        loss: See `Partial`.
+        spread: Weighted sums of squared distances to the centroids before the move (k,); None where not
+            asked for.
+        loss: By how much these would grow if every point went to its second nearest; as `spread`.
     """
 
     moved: bool
     terms: int
     counts: NDArray[np.int64]
-    spread: NDArray[np.int64] | None
-    loss: NDArray[np.int64] | None
+    spread: NDArray[np.float64] | None
+    loss: NDArray[np.float64] | None
 
 
 def gather(low: int, high: int, *found: Found) -> NDArray[np.float32]:
@@ -70,7 +72,15 @@ def update(
     stays = (counts == 0) | (unit_norm & ~sums.any(axis=1))
     moved[stays] = before[stays]
     terms = exact.inertia_terms(before, sums, counts)
-    return moved, News(not np.array_equal(moved, before), terms, counts, spread, loss)
+    return moved, News(not np.array_equal(moved, before), terms, counts, _whole(spread), _whole(loss))
+
+
+def _whole(limbs: NDArray[np.int64] | None) -> NDArray[np.float64] | None:
+    """Sums (k,) from those of their upper and lower bits (k, 2): exact, and then rounded once."""
+    return None if limbs is None else limbs.astype(np.float64) @ _LIMBS
+
+
+_LIMBS = np.array([2.0**LIMB, 1.0]) / SPREAD_UNIT
 
 
 def _added(partials: Sequence[Partial | None]) -> Partial:
@@ -104,6 +114,13 @@ def candidates(*slices: NDArray[np.float32]) -> tuple[Candidates, float]:
     """Which centroids are candidates of which, from all (sketched) slices, and what share of all they are."""
     found = nearby(np.concatenate(slices), threads=allowed())
     return found, len(found.members) / ((len(found.offsets) - 1) * len(found.groups))
+
+
+def draw(count: int, *offers: Offered) -> tuple[NDArray[np.uint64], Drawn, int]:
+    """The `count` smallest of all blocks' offers: their keys, what is known of them, how many they are."""
+    values, keys, distances = (np.concatenate(column) for column in zip(*offers, strict=True))
+    best = chance.smallest(values, keys, count)
+    return keys[best], (keys[best], distances[best]), len(best)
 
 
 def thin(

@@ -28,7 +28,7 @@ from curation.workers import Handle, Workers, slice_edges
 
 _CHEAP = 0.02  # of the time: what saving may take, if it is to be done more often than it was asked for
 _SOON = 5.0  # seconds of a fit that may be lost in any case
-FORMAT = 3
+FORMAT = 4
 HEADER = "header.json"
 
 
@@ -48,6 +48,7 @@ class Standing:
         swapping: Whether iterations swap at all.
         sure: Whether the next iteration has points look further off.
         few: Whether every iteration scans all centroids.
+        seeds: Of a division (`curation.splitting`), the leaves of each coarse cluster (cells,).
     """
 
     found: int = 0
@@ -61,10 +62,11 @@ class Standing:
     swapping: bool = True
     sure: bool = False
     few: bool = False
+    seeds: NDArray[np.int64] | None = None
 
 
-_HANDLES = ("slices", "own", "dissolved")
-_NUMBERS = [name for name in Standing.__dataclass_fields__ if name not in _HANDLES]
+_HANDLES, _ARRAYS = ("slices", "own"), ("dissolved", "seeds")
+_NUMBERS = [name for name in Standing.__dataclass_fields__ if name not in (*_HANDLES, *_ARRAYS)]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Step:
 
     Attributes:
         level: The level.
-        step: 0 for its first fit, then its resampling steps, then the assignment of its inputs.
+        step: 0 for its first fit, then its resampling steps, then the assignment of its inputs, and their
+            division.
         slices: Centroids of the fit before; none at step 0.
         n_clusters: How many.
         n_iter: Iterations that it took.
@@ -152,10 +155,7 @@ class Checkpoint:
         names = sorted(_names([self._levels, self._step, self._fit]))
         blocks = len(workers.nobody())
         own = [names[i::blocks] for i in range(blocks)]
-        found = workers.attempt(
-            lambda: workers.get(workers.points("check", self.files, self.folder, own=own)), lambda: None
-        )
-        return next(filter(None, found), "")
+        return next(filter(None, workers.ask("check", self.files, self.folder, own=own)), "")
 
     def _where(self) -> str:
         if self._fit is not None:
@@ -188,13 +188,15 @@ class Checkpoint:
         kept, self._fit = self._fit, None
         if kept is None or (kept["level"], kept["step"]) != place[1:]:
             return None
-        gone = kept["dissolved"]
-        return Standing(
+        found = Standing(
             slices=self._slices(kept["slices"], workers),
             own=self._labels(kept["own"], view, workers) or None,
-            dissolved=read_array(self.files, self.folder, gone) if gone else None,
             **{name: kept[name] for name in _NUMBERS},
         )
+        for name in _ARRAYS:
+            if kept[name]:
+                setattr(found, name, read_array(self.files, self.folder, kept[name]))
+        return found
 
     def _slices(self, kept: dict[str, Any], workers: Workers) -> list[Handle]:
         """Handles of kept centroids, in as many slices as there are workers for them."""
@@ -209,7 +211,7 @@ class Checkpoint:
         rows = Kept(**kept)
         if not len(rows):
             return []
-        counts = workers.attempt(lambda: workers.get(workers.points("size_of", view)), lambda: None)
+        counts = workers.ask("size_of", view)
         own = list(itertools.pairwise(np.cumsum([0, *counts]).tolist()))
         return workers.points("recall_labels", self.files, self.folder, rows, own=own)
 
@@ -236,13 +238,16 @@ class Checkpoint:
         if not (now or self.due):
             return
         began = time.monotonic()
-        gone = standing.dissolved
+        arrays = {name: getattr(standing, name) for name in _ARRAYS}
         self._fit = {
             "level": place[1],
             "step": place[2],
             "slices": self._keep(standing.slices, workers),
             "own": self._keep(standing.own or [], workers),
-            "dissolved": None if gone is None else write_array(self.files, self.folder, gone),
+            **{
+                name: None if array is None else write_array(self.files, self.folder, array)
+                for name, array in arrays.items()
+            },
             **{name: getattr(standing, name) for name in _NUMBERS},
         }
         self._save(workers)

@@ -110,12 +110,7 @@ class View:
 
     def square_total(self) -> int:
         """Sum of the squared norms of the view, in units of 2^-48."""
-
-        def ask() -> int:
-            found = self.workers.get(self.workers.points("square_total", self.name))
-            return sum(int(part) for part in found)
-
-        return self.workers.attempt(ask, lambda: None)
+        return sum(int(part) for part in self.workers.ask("square_total", self.name))
 
 
 class Descent:

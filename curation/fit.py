@@ -142,7 +142,7 @@ class _Fast(Descent):
         directions = self.directions if rough else None
         if self.plan.init == "k-means++" or self._is_small(n_clusters):
             found = self.seeded(n_clusters)
-            self.workers.attempt(lambda: self.assign(None, self.at.slices), lambda: None)
+            self.at.own = labelled(self.view, self.at.slices, found, exactly=True)
             return found
         found, sizes = self.drawn(n_clusters, directions)
         if found < n_clusters and directions is not None:
@@ -164,7 +164,7 @@ class _Fast(Descent):
 
     def _is_small(self, n_clusters: int) -> bool:
         """Whether greedy k-means++, which finds better seeds one by one, costs little."""
-        dimensions = int(self.workers.get(self.workers.points("dimensions")[:1])[0])
+        dimensions = int(self.workers.ask("dimensions")[0])
         size = self.count * dimensions
         if n_clusters > FEW:
             return n_clusters <= 2 * FEW and size * n_clusters <= _LITTLE
@@ -268,33 +268,12 @@ def labelled(
     workers, along = view.workers, view.directions
 
     def ask() -> list[Handle]:
+        nobody = workers.nobody()
         if exactly or along is None or n_clusters <= FEW:
-            told = workers.points(
-                "assign",
-                view.name,
-                None,
-                lists,
-                None,
-                False,
-                *slices,
-                own=workers.nobody(),
-                returns=1 + len(slices),
-            )
-        else:
-            flat = [workers.slice(i, "sketched", part, along) for i, part in enumerate(slices)]
-            near, _ = workers.slice(0, "candidates", *flat, returns=2)
-            told = workers.points(
-                "approach",
-                view.name,
-                along,
-                near,
-                len(flat),
-                *flat,
-                *slices,
-                own=workers.nobody(),
-                returns=1 + len(flat),
-            )
-        return [labels for labels, *_ in told]
+            return workers.known("label", view.name, lists, *slices, own=nobody)
+        flat = [workers.slice(i, "sketched", part, along) for i, part in enumerate(slices)]
+        near, _ = workers.slice(0, "candidates", *flat, returns=2)
+        return workers.known("approach", view.name, along, near, len(flat), *flat, *slices, own=nobody)
 
     return workers.attempt(ask, lambda: None)
 
@@ -308,7 +287,7 @@ def settled(
         The slices that remain, the points (k,) of each cluster, the (weighted) inertia in units of
         2^-48, and which of the clusters were kept.
     """
-    told = workers.get(workers.points("tally", *slices, own=own))
+    told = workers.ask("tally", *slices, own=own)
     counts: NDArray[np.int64] = np.sum([count for count, _, _ in told], axis=0)
     keep: NDArray[np.bool_] = np.sum([weight for _, weight, _ in told], axis=0) > 0
     inertia = sum(part for _, _, part in told)

@@ -7,28 +7,24 @@ centroids more evenly; every repetition starts afresh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curation import chance, exact
-from curation.assign import Assigner
-from curation.block import PointBlock
+from curation import chance
 from curation.checkpoint import Checkpoint, Step
-from curation.descent import Algorithm, Distance, Fit, Init, View
+from curation.descent import Fit, View
 from curation.errors import CurationError
 from curation.fit import directions_of, fit_centroids, labelled, settled
-from curation.inputs import check_points, grid_rows, point_keys
 from curation.points import EVERYTHING
 from curation.recall import recall
 from curation.recipe import Recipe
-from curation.resampling import Strategy, resample
+from curation.resampling import resample
 from curation.splitting import divide
-from curation.tree import Leaves, Level, Tree
-from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers
+from curation.workers import FIT_DONE, Handle, Workers
 
 
 @dataclass
@@ -41,6 +37,7 @@ class Grown:
         parents: Its clusters' clusters at the level above (k,), once that is grown.
         inertia: Sum of squared distances of its inputs, in units of 2^-48 on the grid.
         fits: k-means fits that it took.
+        n_iter: Iterations of the last of them.
         notes: Sentences for the report.
         own: Labels of its inputs, a handle a block, before empty clusters were dropped.
         renumbered: Number of each cluster (k,) after that.
@@ -51,6 +48,7 @@ class Grown:
     parents: NDArray[np.int64] | None = None
     inertia: int = 0
     fits: int = 1
+    n_iter: int = 0
     notes: list[str] = field(default_factory=list)
     own: list[Handle] = field(default_factory=list)
     renumbered: NDArray[np.int64] | None = None
@@ -73,7 +71,7 @@ def grow(
     Returns:
         The levels from the leaves up.
     """
-    n_inputs = sum(int(count) for count in workers.get(workers.points("count")))
+    n_inputs = sum(int(count) for count in workers.ask("count"))
     if n_inputs < recipe.n_clusters[0]:
         raise CurationError(
             f"level 1 asks for {recipe.n_clusters[0]} clusters of {n_inputs} points; "
@@ -107,7 +105,7 @@ def grow(
 
 def _keep(checkpoint: Checkpoint, new: Grown, labels: list[NDArray[np.int64]], workers: Workers) -> None:
     """Has a finished level kept: of the leaves the labels of all points, which are still to be saved."""
-    told = {"inertia": new.inertia, "fits": new.fits, "notes": new.notes}
+    told = {"inertia": new.inertia, "fits": new.fits, "n_iter": new.n_iter, "notes": new.notes}
     arrays = {"sizes": new.sizes, "renumbered": new.renumbered}
     if labels:
         arrays["labels"] = np.concatenate(labels)
@@ -188,7 +186,8 @@ def grow_level(
     if leaves > 1:
         coarse = fit.n_clusters
         workers.tick(f"level {level}, splitting", 0, 1)
-        fit, own = divide(everything, own, coarse, leaves, recipe.plan)
+        divided = View(workers, EVERYTHING, n_inputs, (*place, steps + 1), directions, checkpoint)
+        fit, own = divide(divided, own, coarse, leaves, recipe.plan)
         workers.tick(FIT_DONE, 1, 1)
         if fit.n_clusters < coarse * leaves:
             notes.append(
@@ -201,95 +200,6 @@ def grow_level(
     renumbered = np.cumsum(keep) - 1
     labels: list[NDArray[np.int64]] = []
     if level > 1:
-        labels = workers.get(workers.points("labels", renumbered, own=own))
+        labels = workers.ask("labels", renumbered, own=own)
     fits = 1 + steps + (leaves > 1)
-    return Grown(slices, counts, None, inertia, fits, notes, own, renumbered), labels
-
-
-class HierarchicalKMeans:
-    """Hierarchical k-means with resampling on an array in one process.
-
-    Args:
-        n_clusters: Clusters a level, from the leaves up, such as [3000, 1000, 300].
-        resample_steps: Resampling steps a level.
-        resample_points: See `Recipe`.
-        resample_strategy: See `Recipe`.
-        max_iter: Most iterations of a k-means.
-        tol: Least relative gain of an iteration.
-        distance: "euclidean" or "cosine".
-        random_state: Seed of every hashed draw.
-        algorithm: See `Recipe`.
-        init: See `Recipe`.
-        split: See `Recipe`.
-        assigner: How to look for nearest centroids; changes no result.
-
-    Attributes:
-        tree_: The tree, with the pool's leaves, for `balanced_sample`.
-        labels_: Cluster of each row at level 1 (n,).
-        inertia_: Sum of squared distances of the rows to their leaves' centroids.
-    """
-
-    def __init__(
-        self,
-        n_clusters: Sequence[int],
-        *,
-        resample_steps: int = 0,
-        resample_points: Sequence[int] | Literal["auto"] = "auto",
-        resample_strategy: Strategy = "closest",
-        max_iter: int = 50,
-        tol: float = 1e-4,
-        distance: Distance = "euclidean",
-        random_state: int = 0,
-        algorithm: Algorithm = "auto",
-        init: Init = "auto",
-        split: Sequence[int] | None = None,
-        assigner: Assigner | None = None,
-    ) -> None:
-        self.recipe = Recipe(
-            n_clusters,
-            resample_steps,
-            resample_points,
-            resample_strategy,
-            max_iter,
-            tol,
-            distance,
-            random_state,
-            algorithm,
-            init,
-            split,
-        )
-        self.assigner = assigner or Assigner()
-
-    def fit(self, embeddings: NDArray[Any], ids: Sequence[str] | None = None) -> Self:
-        """Grows the tree over rows (n, d) of any float dtype.
-
-        Args:
-            embeddings: The rows.
-            ids: Their names, all different; the row numbers by default. Chance hangs on the names.
-
-        Raises:
-            CurationError: The input is unfit, or there are fewer rows than clusters at level 1.
-        """
-        rows, grid = grid_rows(np.asarray(embeddings), self.recipe.distance)
-        keys = point_keys(len(rows), ids)
-        workers = LocalWorkers([PointBlock(rows, keys, self.assigner)])
-        check_points(workers, grid.exponent)
-        found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
-
-        def keep(leaves: Grown) -> None:
-            told = workers.points(
-                "save", lambda *both: both, leaves.renumbered, *leaves.slices, own=leaves.own
-            )
-            found.extend(told)
-
-        grown = grow(workers, self.recipe, keep)
-        clusters, distances = found[0]
-        names = np.arange(len(rows)) if ids is None else np.asarray(ids)
-        self.tree_ = Tree(
-            [Level(g.sizes, g.parents, grid.decode(np.concatenate(g.slices))) for g in grown],
-            [note for g in grown for note in g.notes],
-            Leaves(names, keys, clusters, grid.decode_squared(distances).astype(np.float32)),
-        )
-        self.labels_ = clusters
-        self.inertia_ = grown[0].inertia / exact.SQUARE_UNIT * 4.0**grid.exponent
-        return self
+    return Grown(slices, counts, None, inertia, fits, fit.n_iter, notes, own, renumbered), labels

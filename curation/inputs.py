@@ -24,7 +24,7 @@ def check_points(workers: Workers, exponent: int) -> int:
         CurationError: They lie too far from the origin for their spread, or a few outliers are so far out
             that the grid leaves no steps for the others.
     """
-    told = workers.get(workers.points("describe"))
+    told = workers.ask("describe")
     count = sum(int(about.count) for about in told)
     weight = sum(about.weight for about in told)
     squares = sum(about.squares for about in told)
@@ -57,12 +57,21 @@ def grid_rows(rows: NDArray[Any], distance: Distance) -> tuple[NDArray[np.float3
         raise CurationError(f"points must be a non-empty array of shape (n, d), not {rows.shape}")
     exponent = exact.pool_exponent([exact.grid_exponent(rows)])
     if distance == "cosine":
-        if not (nonzero := np.any(rows, axis=1)).all():
-            row = int(np.flatnonzero(~nonzero)[0])
-            raise CurationError(f"row {row} is all zero and has no direction; drop it to cluster by cosine")
-        rows, exponent = exact.normalize_rows(rows), 0
+        rows, exponent = unit_rows(rows), 0
     grid = exact.Grid(exponent)
     return grid.encode(rows), grid
+
+
+def unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows (n, d) scaled to unit norm.
+
+    Raises:
+        CurationError: One is all zero.
+    """
+    if not (nonzero := np.any(rows, axis=1)).all():
+        row = int(np.flatnonzero(~nonzero)[0])
+        raise CurationError(f"row {row} is all zero and has no direction; drop it to cluster by cosine")
+    return exact.normalize_rows(rows)
 
 
 def point_keys(count: int, ids: Sequence[str] | None) -> NDArray[np.uint64]:

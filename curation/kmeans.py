@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from curation import exact
-from curation.assign import Assigner, Centroids
+from curation.assign import Assigner
 from curation.block import PointBlock
 from curation.descent import Algorithm, Distance, Init, Plan, View
 from curation.errors import CurationError
+from curation.estimator import FLOATS, CentroidEstimator
 from curation.fit import directions_of, fit_centroids, labelled, settled
 from curation.inputs import check_points, grid_rows, point_keys, point_weights
 from curation.points import EVERYTHING
@@ -24,7 +25,7 @@ from curation.workers import Handle, LocalWorkers
 Callback = Callable[[int, NDArray[np.float32]], Any]
 
 
-class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
+class KMeans(CentroidEstimator):
     """k-means on an array in one process.
 
     Args:
@@ -86,9 +87,9 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         Raises:
             CurationError: The input or a parameter is unfit.
         """
-        points = validate_data(self, X, dtype=_FLOATS, ensure_all_finite=False)
+        points = validate_data(self, X, dtype=FLOATS, ensure_all_finite=False)
         plan = Plan(self.max_iter, self.tol, self.distance, self.algorithm, self.init)
-        rows, self._grid = grid_rows(points, self.distance)
+        rows, grid = grid_rows(points, self.distance)
         if not (isinstance(self.n_clusters, int | np.integer) and 1 <= self.n_clusters <= len(rows)):
             raise CurationError(
                 f"n_clusters is {self.n_clusters!r} for {len(rows)} points; choose 1 to {len(rows)}"
@@ -98,81 +99,29 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         weights = point_weights(sample_weight, len(rows))
         block = PointBlock(rows, point_keys(len(rows), ids), self._assigner, weights)
         workers = LocalWorkers([block])
-        count = check_points(workers, self._grid.exponent)
+        count = check_points(workers, grid.exponent)
         seed = int(self.random_state or 0)
         view = View(workers, EVERYTHING, count, (seed, 1, 0), directions_of(workers, (seed, 1)))
-        fit = fit_centroids(view, self.n_clusters, plan, self._watch)
+        fit = fit_centroids(view, self.n_clusters, plan, partial(self._watch, grid))
         lists = plan.lists(fit.n_clusters)
         own = labelled(view, fit.slices, fit.n_clusters, exactly=True, lists=lists)
         slices, counts, inertia, kept = settled(workers, own, fit.slices)
         if not kept.all():  # points of no weight may have been in a cluster that is gone
             own = labelled(view, slices, len(counts), exactly=True, lists=lists)
         self.recall_ = recall(view, own, slices)[0] if lists else 1.0
-        self._centroids: NDArray[np.float32] = np.concatenate(slices)
-        self.cluster_centers_ = self._grid.decode(self._centroids)
+        self._take(grid, np.concatenate(slices))
         self.labels_: NDArray[np.int64] = workers.points("labels", np.arange(len(counts)), own=own)[0]
-        self.inertia_ = inertia / exact.SQUARE_UNIT * 4.0**self._grid.exponent
+        self.inertia_ = inertia / exact.SQUARE_UNIT * 4.0**grid.exponent
         if sample_weight is not None:
             scaled = len(rows) if weights is None else weights.sum()
             self.inertia_ *= float(np.asarray(sample_weight, np.float64).sum() / scaled)
         self.n_iter_ = fit.n_iter
-        self._n_features_out = len(counts)
         return self
-
-    def predict(self, X: Any) -> NDArray[np.int64]:
-        """Nearest cluster of each row (n, d), ties to the lower number.
-
-        Raises:
-            CurationError: The rows are not finite, or too far out.
-            ValueError: The rows have another width than those fitted.
-        """
-        return self._labels(self._on_grid(X)).astype(np.int64)
 
     def fit_predict(self, X: Any, y: None = None, sample_weight: Any = None) -> NDArray[np.int64]:
         """Fits and returns `labels_`."""
         return self.fit(X, sample_weight=sample_weight).labels_
 
-    def transform(self, X: Any) -> NDArray[np.float64]:
-        """Distance of each row (n, d) to each centroid, shape (n, k)."""
-        rows = self._on_grid(X)
-        out = np.empty((len(rows), len(self._centroids)))
-        for cluster in range(len(self._centroids)):
-            mine = np.full(len(rows), cluster, np.int32)
-            out[:, cluster] = exact.squared_distances(rows, self._centroids, None, mine)
-        return np.sqrt(self._grid.decode_squared(out))
-
-    def score(self, X: Any, y: None = None, sample_weight: Any = None) -> float:
-        """Minus the (weighted) sum of squared distances of rows (n, d) to their nearest centroids."""
-        rows = self._on_grid(X)
-        squared = exact.squared_distances(rows, self._centroids, None, self._labels(rows))
-        weights = np.ones(len(rows)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        return -float(self._grid.decode_squared(squared) @ weights)
-
-    @property
-    def _assigner(self) -> Assigner:
-        return self.assigner or Assigner()
-
-    def _watch(self, n_iter: int, slices: list[Handle]) -> None:
+    def _watch(self, grid: exact.Grid, n_iter: int, slices: list[Handle]) -> None:
         if self.callback is not None:
-            self.callback(n_iter, self._grid.decode(np.concatenate(slices)))
-
-    def _labels(self, rows: NDArray[np.float32]) -> NDArray[np.int32]:
-        norms = np.sqrt(exact.squared_norms(rows))
-        return self._assigner.nearest(rows, norms, Centroids(self._centroids)).labels
-
-    def _on_grid(self, X: Any) -> NDArray[np.float32]:
-        check_is_fitted(self)
-        points = validate_data(self, X, dtype=_FLOATS, ensure_all_finite=False, reset=False)
-        exponent = exact.grid_exponent(points)  # names a row that is not finite
-        if self.distance == "euclidean" and exponent - self._grid.exponent > _FAR:
-            raise CurationError(
-                f"a row has a norm of about 2^{exponent}, more than 2^{_FAR} times that of the longest row "
-                f"fitted, about 2^{self._grid.exponent}: too far to place"
-            )
-        if self.distance == "cosine":
-            points = exact.normalize_rows(points)
-        return self._grid.encode(points)
-
-
-_FLOATS = [np.float64, np.float32, np.float16]
-_FAR = 60  # powers of two beyond the grid at which squares still fit float32
+            self.callback(n_iter, grid.decode(np.concatenate(slices)))

@@ -26,7 +26,10 @@ SHORT = 2.0**-14
 """Norm on the grid below which a point has fewer than 2^10 steps of length."""
 
 SPREAD_UNIT = 2.0**30
-"""Steps of 1.0 in which the spread of a cluster is added up: int64 holds 2^31 points of it."""
+"""Steps of 1.0 in which the spread of a cluster is added up."""
+
+LIMB = 16
+"""Bits of the lower of the two sums in which that is done: int64 holds either for weights of sum 2^36."""
 
 _BLOCK = 2**16  # squared distances added up at a time: no copies of all of them
 
@@ -70,7 +73,8 @@ class Partial(NamedTuple):
     Attributes:
         sums: Weighted sums of points (k, d), in steps of 2^-24.
         counts: Sums of weights (k,).
-        spread: Sums of squared distances to the centroid (k,), in units of 2^-30; None if not asked for.
+        spread: Weighted sums of squared distances to the centroid (k, 2): of their upper bits, in units of
+            2^-14, and of their lower bits, in units of 2^-30; None if not asked for.
         loss: By how much these would grow if every point went to its second nearest; as `spread`.
     """
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import numpy as np
+
 from curation.descent import Algorithm, Distance, Init, Plan
 from curation.errors import CurationError
 from curation.resampling import Strategy
@@ -62,8 +64,14 @@ class Recipe:
             raise CurationError(
                 f"n_clusters is {k}; give at least one number, each level fewer than the one below"
             )
-        if any(int(count) != count for count in k):
+        if not all(isinstance(count, int | np.integer) for count in k):
             raise CurationError(f"n_clusters is {k}; give whole numbers")
+        if not isinstance(self.random_state, int | np.integer):
+            raise CurationError(f"random_state is {self.random_state!r}; give a whole number")
+        if not isinstance(self.resample_steps, int | np.integer) or self.resample_steps < 0:
+            raise CurationError(
+                f"resample_steps is {self.resample_steps!r}; give a whole number of at least 0, 0 for none"
+            )
         _ = self.plan  # refuses what cannot be one
         if self.resample_strategy not in get_args(Strategy):
             there = ", ".join(get_args(Strategy))

@@ -189,5 +189,5 @@ def seed(workers: Workers, view: str, n_clusters: int, place: tuple[int, int, in
         seeds.append(found[0])
         pending = found[1]
         workers.tick("seeding", len(seeds), n_clusters)
-    workers.get(workers.points("end_seeding"))
+    workers.ask("end_seeding")
     return workers.gather(np.stack(seeds))

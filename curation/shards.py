@@ -41,7 +41,7 @@ _PATIENCE = 5.0  # seconds for a shard to clear away its file
 _PATIENT = 600.0  # seconds for a shard to be reached again
 _GLANCE = 5.0  # seconds between two looks at the machines
 _GONE = "a machine was lost with what it held"
-_SUMMED = frozenset({"assign", "hint", "approach", "reduce", "halves"})  # methods that return `Partial`s
+_SUMMED = frozenset({"assign", "hint", "reduce", "halves"})  # methods that return `Partial`s
 _ALONE = 1_000_000  # centroids of a level below that one actor takes and clusters by itself
 
 
@@ -133,16 +133,32 @@ _CentroidActor: Any = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RETRI
 
 
 class CentroidRows:
-    """Reads rows low..high-1 of the centroids of a level as the points of the level above."""
+    """Reads rows low..high-1 of the centroids of a level as the points of the level above.
 
-    def __init__(self, slices: Sequence[Handle], level: int, count: int, low: int, high: int) -> None:
-        self.slices = list(slices)  # in a list, so that Ray passes the references on as they are
-        self.level, self.count, self.low, self.high = level, count, low, high
+    Args:
+        slices: The centroids.
+        sizes: How many are in each slice.
+        level: Their level.
+        low: The first.
+        high: The one after the last.
+    """
+
+    def __init__(
+        self, slices: Sequence[Handle], sizes: Sequence[int], level: int, low: int, high: int
+    ) -> None:
+        edges = itertools.pairwise(np.cumsum([0, *sizes]).tolist())
+        # references inside of a list: Ray passes them on as they are
+        self.parts = [
+            (part, max(0, low - start), high - start)
+            for part, (start, end) in zip(slices, edges, strict=True)
+            if start < high and low < end
+        ]
+        self.level, self.count, self.low, self.high = level, sum(sizes), low, high
 
     def __call__(self) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
-        """The rows (m, d) and their keys (m, 2)."""
-        rows = np.concatenate(ray.get(self.slices))[self.low : self.high]
-        return rows, centroid_keys(self.level, self.count)[self.low : self.high]
+        """The rows (m, d) and their keys (m, 2); of slices that others read as well, no more than that."""
+        rows = np.concatenate([ray.get(part)[low:high] for part, low, high in self.parts])
+        return rows, centroid_keys(self.level, self.count)[self.low : self.high].copy()
 
 
 class RayWorkers(Workers):
@@ -331,7 +347,7 @@ class RayWorkers(Workers):
 
     def above(self, slices: list[Handle], level: int, count: int) -> RayWorkers:
         """See `Workers.above`."""
-        ray.wait(slices, num_returns=len(slices), fetch_local=False)
+        sizes = self.get([self.slice(i, "size", part) for i, part in enumerate(slices)])
         shards = min(len(self.point_shards), -(-count // self.alone))
         self._discard()
         upper = RayWorkers([], 0, self.assigner, self.alone, self.gpus, self.reduce)
@@ -342,7 +358,7 @@ class RayWorkers(Workers):
         upper.monitor = self.monitor
         edges = slice_edges(count, shards)
         upper.point_shards = upper._start(
-            [CentroidRows(slices, level, count, low, high) for low, high in itertools.pairwise(edges)]
+            [CentroidRows(slices, sizes, level, low, high) for low, high in itertools.pairwise(edges)]
         )
         return upper
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import chance
+from curation.batches import LEAST_DRAWN
 from curation.descent import Descent, Fit, Plan, View
 from curation.workers import Handle, slice_edges
 
@@ -49,16 +50,18 @@ class _Division(Descent):
     def run(self, own: list[Handle], n_coarse: int, leaves: int) -> tuple[Fit, list[Handle]]:
         self.leaves = leaves
         self.edges = slice_edges(n_coarse, min(self.workers.n_slices, n_coarse))
-        found = self._begin(own, n_coarse)
-        self.candidates = self.workers.slice(0, "within", found, leaves)
+        if not self.taken_up():
+            self.at.seeds = self._begin(own, n_coarse)
+            self.at.found = int(self.at.seeds.sum())
+        self.candidates = self.workers.slice(0, "within", self.at.seeds, leaves)
         while self.at.n_iter < self.plan.max_iter:
+            self.saved()
             news = self.step(self._iterate)
             gained = self.gained(news)
             if not any(part.moved for part in news) or not (gained or self.plan.tol == 0):
                 break
-        self.workers.attempt(self._assign, lambda: None)
-        assert self.at.own is not None
-        return Fit(self.at.slices, int(found.sum()), self.at.n_iter), self.at.own
+        own = self.workers.attempt(self._labelled, lambda: None)
+        return Fit(self.at.slices, self.at.found, self.at.n_iter), own
 
     def _begin(self, own: list[Handle], n_coarse: int) -> NDArray[np.int64]:
         """Seeds, and means of the points around them; the number of seeds of every cell (n_coarse,)."""
@@ -82,9 +85,11 @@ class _Division(Descent):
     ) -> tuple[list[Handle], NDArray[np.int64]]:
         """One batch: where the points are after it, and how many seeds it brought to each cell."""
         workers, n_cells = self.workers, len(found)
-        seed, *place = self.view.place
-        salt = int(chance.salt(seed, chance.Purpose.SPLIT, *place, batch))
-        counts = wanted if batch == 0 else OVERDRAW * wanted
+        seed, level, _ = self.view.place
+        salt = int(chance.salt(seed, chance.Purpose.SPLIT, level, 0, batch))
+        counts = wanted
+        if batch:
+            counts = np.where(wanted > 0, np.maximum(OVERDRAW * wanted, LEAST_DRAWN), 0)
         n_slices = len(self.edges) - 1
         told = workers.points(
             "offer_within", self.view.name, salt, counts, self.edges, own=shares, returns=n_slices
@@ -99,12 +104,14 @@ class _Division(Descent):
             )
             seeds.append(new)
             news.append(more)
-        shares = workers.points("attract_within", self.view.name, n_cells, self.leaves, *seeds, own=shares)
+        shares = workers.known("attract_within", self.view.name, n_cells, self.leaves, *seeds, own=shares)
         return shares, np.sum(workers.get(news), axis=0)
 
-    def _assign(self) -> list[list[Handle]]:
-        return self.assign(None, self.at.slices, candidates=self.candidates)
-
     def _iterate(self) -> list[News]:
-        self.at.slices, news = self.update(list(self.at.slices), self._assign())
+        parts = self.assign(None, self.at.slices, candidates=self.candidates)
+        self.at.slices, news = self.update(list(self.at.slices), parts)
         return news
+
+    def _labelled(self) -> list[Handle]:
+        assert self.at.own is not None
+        return self.workers.known("label", self.view.name, self.candidates, *self.at.slices, own=self.at.own)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from curation import chance
 from curation.assign import Assigner, Centroids
-from curation.points import SPREAD_UNIT, Partial, Points
+from curation.points import Partial, Points
 
 if TYPE_CHECKING:
     from curation.centroids import News, Pivots
@@ -85,7 +85,7 @@ def swap(
     )
     near = workers.get([workers.slice(0, "nearest_others", cheap, candidates, *slices)])[0]
     near = np.where(counts[cheap] > 0, near, np.int32(-1))  # an empty cluster leaves nobody behind
-    pairs = _matched(wide, gains * SPREAD_UNIT, cheap, price, near)
+    pairs = _matched(wide, gains, cheap, price, near)
     if not len(pairs):
         return Swapped(slices, None, 0)
     dissolved = np.zeros(k, bool)
@@ -160,6 +160,8 @@ def pivots(
     slices: Sequence[NDArray[np.float32]],
 ) -> Pivots:
     """A far point of each chosen cluster: the smallest U / D, D the distance to the centroid.
+
+    As a single draw that favours far points more than D^2 would. It is no sample: only where 2-means begins.
 
     Returns:
         Positions in `chosen` (m,), values (m,), keys (m, 2) and rows (m, d) of those that have one.

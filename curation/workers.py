@@ -130,6 +130,19 @@ class Workers(ABC):
                 lost = error
         raise CurationError(f"workers were lost {_ATTEMPTS} times during one step; the last time: {lost}")
 
+    def ask(self, method: str, *args: Any, own: Sequence[Handle] | None = None) -> list[Any]:
+        """What a method of `PointBlock` returns for every block; asks again where a worker was lost."""
+        return self.attempt(lambda: self.get(self.points(method, *args, own=own)), lambda: None)
+
+    def known(self, method: str, *args: Any, own: Sequence[Handle]) -> list[Handle]:
+        """Handles of what a method returns first, once all blocks have it: it returns a small thing second.
+
+        An answer that nobody has waited for may be a worker's loss, which to ask again with is of no use.
+        """
+        told = self.points(method, *args, own=own, returns=2)
+        self.get([small for _, small in told])
+        return [handle for handle, _ in told]
+
     def recover(self) -> None:
         """Puts right what a lost worker has left: its view, for one."""
         if self._entered:

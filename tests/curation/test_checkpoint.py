@@ -174,6 +174,24 @@ def test_it_may_be_broken_off_again_and_again(small):
     assert_same(found, twin)
 
 
+@pytest.mark.parametrize(("blocks", "slices"), [(1, 1), (3, 2)])
+def test_a_division_goes_on_from_its_last_iteration(blocks, slices):
+    """Some of whose coarse clusters have fewer distinct points than they were to be divided into."""
+    points = blobs(1200, 6, 40)
+    points[:700] = points[np.arange(700) % 9]
+    run = Run(points, Recipe([120, 6], split=[6, 1], max_iter=12, tol=0))
+    twin = run.grow(every=1e9)
+    run.files.kept.clear()
+    splitting = ("level 1, splitting", 0)
+    with pytest.raises(Broken):
+        run.grow(2, 2, until=lambda ticks: splitting in ticks and ticks[-1] == ("iterations", 3))
+    assert_same(run.grow(blocks, slices), twin)
+    assert "level 1, step 1, iteration 2" in run.said[-1]
+    again = run.ticks[run.ticks.index(splitting) :]
+    assert next(done for phase, done in again if phase == "iterations") == 3
+    assert "seeding" not in [phase for phase, _ in again[: again.index((FIT_DONE, 1))]]
+
+
 @pytest.mark.parametrize("algorithm", ["auto", "lloyd"])
 @pytest.mark.parametrize("init", ["auto", "k-means++"])
 def test_every_kind_of_fit_goes_on(algorithm, init):
@@ -202,7 +220,10 @@ def test_all_that_a_fit_stands_for_comes_back(blocks, slices):
     gone = generator.random(7) < 0.5
     numbers = {"found": 7, "n_iter": 11, "objective": 2**70 + 1, "moved": 3, "swapped": 5}
     numbers |= {"swapping": False, "sure": True, "few": True}
-    standing = Standing(slices=[centroids[:4], centroids[4:]], own=own, dissolved=gone, **numbers)
+    seeds = generator.integers(0, 9, 5)
+    standing = Standing(
+        slices=[centroids[:4], centroids[4:]], own=own, dissolved=gone, seeds=seeds, **numbers
+    )
     Checkpoint(files, "kept", {}, 0).save(standing, (1, 2, 0), workers(2, 2))
 
     others = workers(blocks, slices)
@@ -212,7 +233,9 @@ def test_all_that_a_fit_stands_for_comes_back(blocks, slices):
     kept.open(others)
     found = kept.standing(EVERYTHING, (1, 2, 0), others)
     assert {name: getattr(found, name) for name in numbers} == numbers
-    assert set(numbers) | {"slices", "own", "dissolved"} == {field.name for field in fields(Standing)}
+    assert set(numbers) | {"slices", "own", "dissolved", "seeds"} == {
+        field.name for field in fields(Standing)
+    }
     assert np.array_equal(found.dissolved, gone)
     assert len(found.slices) == slices
     assert np.array_equal(np.concatenate(found.slices), centroids)

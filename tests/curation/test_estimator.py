@@ -1,4 +1,4 @@
-"""`KMeans` as a scikit-learn estimator: its checks, its verbs, weights, and arrays of every kind."""
+"""Both estimators are scikit-learn's: its checks, its verbs, weights, and arrays of every kind."""
 
 import warnings
 
@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from curation import CurationError, KMeans
+from curation import CurationError, HierarchicalKMeans, KMeans
 from curation.inputs import point_weights
 from tests.curation.pools import blobs
 
@@ -18,6 +18,7 @@ ESTIMATORS = [
     KMeans(3),
     KMeans(3, algorithm="lloyd", init="k-means++"),
     KMeans(3, distance="cosine"),
+    HierarchicalKMeans([4, 2], resample_steps=1, resample_points=[2, 2]),
 ]
 
 
@@ -49,6 +50,20 @@ def test_every_verb_says_the_same():
     np.testing.assert_allclose(-fit.score(points, sample_weight=weights), weights @ distances.min(1) ** 2)
     assert list(fit.get_feature_names_out()) == [f"kmeans{i}" for i in range(12)]
     assert clone(fit).get_params() == fit.get_params()
+
+
+def test_a_hierarchy_is_asked_about_its_leaves():
+    points = blobs(400, 5, 20)
+    fit = HierarchicalKMeans([12, 3], resample_steps=2).fit(points)
+    assert np.array_equal(fit.cluster_centers_, fit.tree_.levels[0].centroids)
+    assert np.array_equal(fit.predict(points), fit.labels_)
+    assert np.array_equal(fit.transform(points).argmin(1), fit.labels_)
+    assert -fit.score(points) == pytest.approx(fit.inertia_, rel=1e-12)
+    assert fit.n_iter_.shape == (2,)
+    assert (fit.n_iter_ > 0).all()
+    again = clone(fit).set_params(random_state=None)
+    assert np.array_equal(again.fit_predict(points), fit.labels_)
+    assert np.array_equal(HierarchicalKMeans(12).fit(points).labels_, KMeans(12).fit(points).labels_)
 
 
 def test_set_output_and_pipelines():
@@ -137,6 +152,19 @@ def test_a_common_factor_of_weights_only_scales_the_inertia(scale):
     assert other.inertia_ == pytest.approx(one.inertia_ * scale, rel=1e-6)
     equal = KMeans(7).fit(points, sample_weight=np.full(300, scale))
     assert equal.inertia_ == pytest.approx(KMeans(7).fit(points).inertia_ * scale, rel=1e-12)
+
+
+@pytest.mark.parametrize("n_clusters", [3, 5])
+def test_swaps_go_by_weights_that_are_no_whole_numbers(n_clusters):
+    """These are scaled to a sum of 2^35: the loss of a whole blob far from the others has many bits."""
+    generator = np.random.default_rng(0)
+    points = np.repeat(0.9 * np.eye(n_clusters), 200, axis=0)
+    points += 0.02 * generator.standard_normal(points.shape)
+    weights = generator.random(len(points))
+    fit = KMeans(n_clusters).fit(points, sample_weight=weights)
+    assert sorted(np.bincount(fit.labels_)) == [200] * n_clusters
+    plain = KMeans(n_clusters, algorithm="lloyd", init="k-means++").fit(points, sample_weight=weights)
+    assert fit.inertia_ <= 1.01 * plain.inertia_
 
 
 def test_weights_become_whole_numbers_in_proportion():

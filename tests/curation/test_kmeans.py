@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans as Sklearn
+from sklearn.exceptions import NotFittedError
 
 from curation import CurationError, KMeans, exact
 from curation.assign import Assigner
@@ -236,6 +237,35 @@ def test_predict_refuses_what_it_cannot_place():
         fit.predict(np.full((1, 4), 1e30))
     with pytest.raises(CurationError, match="row 1 holds NaN"):
         fit.predict(np.array([[0.0] * 4, [np.nan] * 4]))
+
+
+def test_cosine_places_no_row_without_a_direction():
+    fit = KMeans(2, distance="cosine").fit(np.eye(3))
+    for ask in (fit.predict, fit.transform, fit.score):
+        with pytest.raises(CurationError, match="row 1 is all zero and has no direction"):
+            ask(np.array([[0, 1, 0], [0, 0, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [({"n_clusters": 10**6}, CurationError), ({"callback": sorted}, TypeError)],
+)
+def test_a_fit_that_fails_leaves_the_last_one_as_it_was(options, how):
+    points = blobs(300, 4, 5)
+    fit = KMeans(5).fit(points)
+    labels, distances = fit.predict(points), fit.transform(points)
+    with pytest.raises(how):
+        fit.set_params(**options).fit(1000 * points)
+    assert np.array_equal(fit.predict(points), labels)
+    assert np.array_equal(fit.transform(points), distances)
+
+
+def test_a_first_fit_that_fails_is_no_fit():
+    model = KMeans(9)
+    with pytest.raises(CurationError):
+        model.fit(np.eye(3))
+    with pytest.raises(NotFittedError):
+        model.predict(np.eye(3))
 
 
 def test_equal_ids_are_refused():

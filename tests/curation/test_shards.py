@@ -16,6 +16,7 @@ from curation.recipe import Recipe
 from curation.rows import store_smallest
 from curation.shards import RayWorkers
 from curation.tree import Leaves, Level, Tree
+from curation.workers import FIT_DONE
 from pipelines.store import Store
 from tests.curation.pools import blobs, halfway
 
@@ -168,14 +169,34 @@ def wide():
     return points, fit.fit(points).tree_
 
 
-@pytest.mark.parametrize(
-    ("shards", "slices"),
-    [(7, 2), *(pytest.param(*how, marks=pytest.mark.slow) for how in [(1, 1), (2, 3), (3, 1)])],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("shards", "slices"), [(1, 1), (2, 3), (3, 1), (7, 2)])
 def test_any_number_of_shards_agrees(wide, shards, slices):
     points, twin = wide
     order = np.random.default_rng(shards).permutation(len(points))
     assert_equal(grow_on_ray(points, WIDE, shards, slices=slices, order=order), twin, 500)
+
+
+@pytest.mark.parametrize("reduce", ["store", pytest.param("collective", marks=pytest.mark.slow)])
+def test_shards_that_die_in_a_view_change_nothing(wide, reduce):
+    """While seeds attract its points, while it iterates, and while all points are labelled after it."""
+    points, twin = wide
+    killer = killing(
+        (lambda w: w.point_shards[:1], "seeding", 20),
+        (lambda w: w.point_shards[-1:], "iterations", 2),
+        (lambda w: w.point_shards[1:2], FIT_DONE, 1),
+    )
+    seen = set()
+
+    def watch(workers, phase, *news):
+        if "level 1, step 1" in seen:
+            killer(workers, phase, *news)
+        seen.add(phase)
+
+    order = np.random.default_rng(1).permutation(len(points))
+    tree = grow_on_ray(points, WIDE, 3, slices=2, order=order, reduce=reduce, killer=watch)
+    assert_equal(tree, twin, 500)
+    assert not killer.left
 
 
 @pytest.mark.slow

@@ -13,19 +13,20 @@ from tests.curation.kernels.twins import on_grid, two_nearest
 from tests.curation.pools import blobs, halfway
 
 
-def workers_of(rows, parts=1, n_slices=1):
+def workers_of(rows, parts=1, n_slices=1, weights=None):
     keys = np.stack([np.arange(len(rows), dtype=np.uint64)] * 2, axis=1)
     shares = np.array_split(np.arange(len(rows)), parts)
-    return LocalWorkers([PointBlock(rows[s], keys[s]) for s in shares], n_slices)
+    blocks = [PointBlock(rows[s], keys[s], None, None if weights is None else weights[s]) for s in shares]
+    return LocalWorkers(blocks, n_slices)
 
 
 def objective(rows, centroids):
     return exact.squared_distances(rows, centroids, None, two_nearest(rows, centroids)[0]).sum()
 
 
-def swapped(rows, centroids, most, parts=1, slices=1, *, share=1.0, unit_norm=False):
+def swapped(rows, centroids, most, parts=1, slices=1, *, share=1.0, unit_norm=False, weights=None):
     """The centroids after an iteration, and what a round of swaps makes of them."""
-    workers = workers_of(rows, parts, slices)
+    workers = workers_of(rows, parts, slices, weights)
     told = workers.points(
         "assign", EVERYTHING, None, None, None, True, *np.array_split(centroids, slices), own=[None] * parts
     )
@@ -108,6 +109,22 @@ def test_who_asks_for_less_than_the_loss_swaps_more_and_loses_little_at_first():
     _, bold, after = swapped(rows, centroids, 30, share=0.5)
     assert bold.count > careful.count
     assert objective(rows, after) < 1.01 * objective(rows, moved)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_largest_weights_swap_as_the_smallest_do(parts):
+    """Weights of sum 2^36 times squared distances of up to 4, in steps of 2^-30, are 2^68 steps."""
+    apart = 0.9 * np.repeat(np.eye(5), 600, axis=0)
+    rows = on_grid(apart + 0.02 * np.random.default_rng(0).standard_normal(apart.shape))
+    centroids = rows[np.r_[0, 1, 2, 600, 1200, 1800]]  # three where one would do, and a heap without any
+    small = np.random.default_rng(1).integers(0, 40, len(rows))
+    large = small << (36 - int(small.sum() - 1).bit_length())
+    assert 2**35 < large.sum() <= 2**36
+    _, few, after = swapped(rows, centroids, 6, parts, weights=small)
+    _, many, same = swapped(rows, centroids, 6, parts, weights=large)
+    assert few.count
+    assert np.array_equal(few.dissolved, many.dissolved)
+    assert np.array_equal(after, same)
 
 
 def test_empty_clusters_are_filled():

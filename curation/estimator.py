@@ -1,0 +1,84 @@
+"""What an estimator can be asked once it is fitted: scikit-learn's verbs, on exact distances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from curation import exact
+from curation.assign import Assigner, Centroids
+from curation.descent import Distance
+from curation.errors import CurationError
+from curation.inputs import unit_rows
+
+FLOATS = [np.float64, np.float32, np.float16]
+_FAR = 60  # powers of two beyond the grid at which squares still fit float32
+
+
+class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """Places rows among the centroids of a fit.
+
+    Attributes:
+        distance: A parameter: "euclidean" or "cosine".
+        assigner: A parameter: how to look for nearest centroids.
+        cluster_centers_: Centroids (k, d), float32.
+    """
+
+    distance: Distance
+    assigner: Assigner | None
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """Nearest cluster of each row (n, d), ties to the lower number.
+
+        Raises:
+            CurationError: The rows are not finite, or too far out.
+            ValueError: The rows have another width than those fitted.
+        """
+        return self._labels(self._on_grid(X)).astype(np.int64)
+
+    def transform(self, X: Any) -> NDArray[np.float64]:
+        """Distance of each row (n, d) to each centroid, shape (n, k)."""
+        rows = self._on_grid(X)
+        out = np.empty((len(rows), len(self._centroids)))
+        for cluster in range(len(self._centroids)):
+            mine = np.full(len(rows), cluster, np.int32)
+            out[:, cluster] = exact.squared_distances(rows, self._centroids, None, mine)
+        return np.sqrt(self._grid.decode_squared(out))
+
+    def score(self, X: Any, y: None = None, sample_weight: Any = None) -> float:
+        """Minus the (weighted) sum of squared distances of rows (n, d) to their nearest centroids."""
+        rows = self._on_grid(X)
+        squared = exact.squared_distances(rows, self._centroids, None, self._labels(rows))
+        weights = np.ones(len(rows)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        return -float(self._grid.decode_squared(squared) @ weights)
+
+    def _take(self, grid: exact.Grid, centroids: NDArray[np.float32]) -> None:
+        """Takes the centroids (k, d) of a fit that is done, on their grid."""
+        self._grid, self._centroids = grid, centroids
+        self.cluster_centers_ = grid.decode(centroids)
+        self._n_features_out = len(centroids)
+
+    @property
+    def _assigner(self) -> Assigner:
+        return self.assigner or Assigner()
+
+    def _labels(self, rows: NDArray[np.float32]) -> NDArray[np.int32]:
+        norms = np.sqrt(exact.squared_norms(rows))
+        return self._assigner.nearest(rows, norms, Centroids(self._centroids)).labels
+
+    def _on_grid(self, X: Any) -> NDArray[np.float32]:
+        check_is_fitted(self, "cluster_centers_")
+        points = validate_data(self, X, dtype=FLOATS, ensure_all_finite=False, reset=False)
+        exponent = exact.grid_exponent(points)  # names a row that is not finite
+        if self.distance == "euclidean" and exponent - self._grid.exponent > _FAR:
+            raise CurationError(
+                f"a row has a norm of about 2^{exponent}, more than 2^{_FAR} times that of the longest row "
+                f"fitted, about 2^{self._grid.exponent}: too far to place"
+            )
+        if self.distance == "cosine":
+            points = unit_rows(points)
+        return self._grid.encode(points)
