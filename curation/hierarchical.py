@@ -47,7 +47,7 @@ class HierarchicalKMeans(CentroidEstimator):
         cluster_centers_: Centroids of the leaves (k, d), float32.
         labels_: Leaf of each row (n,), int64.
         inertia_: Sum of squared distances of the rows to their leaves' centroids.
-        n_iter_: Iterations of the last fit of every level (levels,), from the leaves up.
+        n_iter_: Iterations of the last fit of level 1.
         n_features_in_: Columns d of the rows fitted.
     """
 
@@ -138,5 +138,5 @@ class HierarchicalKMeans(CentroidEstimator):
         )
         self.labels_ = clusters
         self.inertia_ = grown[0].inertia / exact.SQUARE_UNIT * 4.0**grid.exponent
-        self.n_iter_ = np.array([level.n_iter for level in grown])
+        self.n_iter_ = grown[0].n_iter
         return self

@@ -18,7 +18,7 @@ ESTIMATORS = [
     KMeans(3),
     KMeans(3, algorithm="lloyd", init="k-means++"),
     KMeans(3, distance="cosine"),
-    HierarchicalKMeans([4, 2], resample_steps=1, resample_points=[2, 2]),
+    HierarchicalKMeans([4, 2], resample_steps=1),
 ]
 
 
@@ -59,8 +59,7 @@ def test_a_hierarchy_is_asked_about_its_leaves():
     assert np.array_equal(fit.predict(points), fit.labels_)
     assert np.array_equal(fit.transform(points).argmin(1), fit.labels_)
     assert -fit.score(points) == pytest.approx(fit.inertia_, rel=1e-12)
-    assert fit.n_iter_.shape == (2,)
-    assert (fit.n_iter_ > 0).all()
+    assert fit.n_iter_ == KMeans(12).fit(points).n_iter_
     again = clone(fit).set_params(random_state=None)
     assert np.array_equal(again.fit_predict(points), fit.labels_)
     assert np.array_equal(HierarchicalKMeans(12).fit(points).labels_, KMeans(12).fit(points).labels_)
@@ -154,17 +153,20 @@ def test_a_common_factor_of_weights_only_scales_the_inertia(scale):
     assert equal.inertia_ == pytest.approx(KMeans(7).fit(points).inertia_ * scale, rel=1e-12)
 
 
-@pytest.mark.parametrize("n_clusters", [3, 5])
-def test_swaps_go_by_weights_that_are_no_whole_numbers(n_clusters):
-    """These are scaled to a sum of 2^35: the loss of a whole blob far from the others has many bits."""
+def test_swaps_go_by_weights_that_are_no_whole_numbers():
+    """These are scaled to a sum of 2^35: the loss of a whole blob far from the others has many bits.
+
+    The seeds find the blobs. Where a blob seems cheap to dissolve, swaps break them up for many iterations.
+    """
     generator = np.random.default_rng(0)
-    points = np.repeat(0.9 * np.eye(n_clusters), 200, axis=0)
-    points += 0.02 * generator.standard_normal(points.shape)
+    points = np.repeat(0.95 * np.eye(4), 1000, axis=0)
+    points += 0.005 * generator.standard_normal(points.shape)
     weights = generator.random(len(points))
-    fit = KMeans(n_clusters).fit(points, sample_weight=weights)
-    assert sorted(np.bincount(fit.labels_)) == [200] * n_clusters
-    plain = KMeans(n_clusters, algorithm="lloyd", init="k-means++").fit(points, sample_weight=weights)
-    assert fit.inertia_ <= 1.01 * plain.inertia_
+    fit = KMeans(4).fit(points, sample_weight=weights)
+    assert fit.n_iter_ <= 3
+    assert sorted(np.bincount(fit.labels_)) == [1000] * 4
+    plain = KMeans(4, algorithm="lloyd", init="k-means++").fit(points, sample_weight=weights)
+    assert fit.inertia_ == pytest.approx(plain.inertia_)
 
 
 def test_weights_become_whole_numbers_in_proportion():
