@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -259,6 +260,24 @@ def test_between_two_times_nothing_is_written(small):
         run.grow(until=at("iterations", 3), every=1e9)
     assert not run.files.kept
     assert_same(run.grow(), twin)
+
+
+@pytest.mark.parametrize(("every", "first"), [(3.0, 1), (60.0, 2)])
+def test_a_state_is_written_once_the_last_is_old_enough(small, monkeypatch, every, first):
+    """After `every` seconds at most, after five where it costs nothing; an iteration takes four here."""
+    run, _ = small
+    now, seen = [0.0], []
+    monkeypatch.setattr("curation.checkpoint.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def until(ticks):
+        if ticks[-1][0] == "iterations":
+            now[0] += 4
+            seen.append(f"kept/{HEADER}" in run.files.kept)
+        return len(seen) == 4
+
+    with pytest.raises(Broken):
+        run.grow(until=until, every=every)
+    assert seen == [number >= first for number in range(4)]
 
 
 def test_a_checkpoint_of_another_fit_is_refused_and_named(small):
