@@ -36,7 +36,7 @@ def test_the_picture(tmp_path, capsys):
 def test_no_cluster_of_few_points_is_planned():
     parser = cells.parser("scaling", "", threads="2")
     scaling.add_arguments(parser)
-    keys = [cell.key for cell in scaling.plan(parser.parse_args(["--seeds", "1"]))]
+    keys = [cell.key for cell in scaling.plan(parser.parse_args(["--seeds", "1", "--largest", "1000000"]))]
     assert max(key["n"] for key in keys) == 1_000_000
     assert {key["k"] for key in keys if key["n"] == 10_000} == {100, 1000}
     assert {key["k"] for key in keys if key["n"] == 1_000_000} == {100, 1000, 10_000}
