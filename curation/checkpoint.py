@@ -1,10 +1,11 @@
 """What a fit that was killed goes on from: centroids, labels and a few numbers, saved now and then.
 
-A checkpoint is a folder. ``header.json`` says where the fit stands and names the arrays that belong to
-it; each array lies in a file that is named by the hash of its content, written by the worker that has
-it. The header is replaced in one step and files that it does not name are deleted afterwards, so that
-whenever the fit is killed there is a whole checkpoint, the last or the one before. Labels and centroids
-are kept by their place in the whole list, whoever held them, so other workers, more or fewer, can go on.
+A checkpoint is a folder. ``header.json`` says where the fit stands, with a hash of what it says, and names
+the arrays that belong to it; each array lies in a file that is named by the hash of its content, written
+by the worker that has it. The header is replaced in one step and files that it does not name are deleted
+afterwards, so that whenever the fit is killed there is a whole checkpoint, the last or the one before.
+Labels and centroids are kept by their place in the whole list, whoever held them, so other workers, more
+or fewer, can go on.
 
 A checkpoint that belongs to another fit or is damaged is refused by name, and the fit starts afresh: a
 checkpoint saves time, and no result depends on it.
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.kept import Files, Kept, read_array, write_array
+from curation.kept import Files, Kept, digest, read_array, write_array
 from curation.points import EVERYTHING
 from curation.workers import Handle, Workers, slice_edges
 
@@ -30,6 +31,8 @@ _CHEAP = 0.02  # of the time: what saving may take, if it is to be done more oft
 _SOON = 5.0  # seconds of a fit that may be lost in any case
 FORMAT = 4
 HEADER = "header.json"
+DIGEST = "digest"
+"""Key in the header: a hash of all the others, with their values."""
 
 
 @dataclass
@@ -130,9 +133,11 @@ class Checkpoint:
             return
         try:
             header = json.loads(self.files.read_bytes(path))
-            self._levels, self._step, self._fit = header["levels"], header["step"], header["fit"]
-            why = self._differs(header["basis"], path) or self._damage(workers)
-        except (ValueError, KeyError, TypeError) as error:
+            why = self._altered(header, path) or self._differs(header["basis"], path)
+            if not why:
+                self._levels, self._step, self._fit = header["levels"], header["step"], header["fit"]
+                why = self._damage(workers)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = f"{path} is damaged ({error!r})"
         if why:
             self.say(f"the checkpoint is not used: {why}; the fit starts afresh")
@@ -144,6 +149,13 @@ class Checkpoint:
         """Deletes it."""
         self._levels, self._step, self._fit, self._entered = [], None, None, None
         self.files.delete(self.folder)
+
+    def _altered(self, header: dict[str, Any], path: str) -> str:
+        """What is wrong with a header that is not as it was written; formats before 4 have no hash of it."""
+        known = header.get(DIGEST)
+        if known == _digest_of(header) or (known is None and header["basis"]["format"] != FORMAT):
+            return ""
+        return f"{path} is damaged: its content is not what was written"
 
     def _differs(self, basis: dict[str, Any], path: str) -> str:
         names = (n for n in sorted(basis.keys() | self.basis.keys()) if basis.get(n) != self.basis.get(n))
@@ -301,6 +313,7 @@ class Checkpoint:
                 "notes": step.notes,
             }
         header = {"basis": self.basis, "levels": self._levels, "step": self._step, "fit": self._fit}
+        header[DIGEST] = _digest_of(header)
         self.files.write_bytes(f"{self.folder}/{HEADER}", json.dumps(header, indent=1).encode())
         wanted = _names([self._levels, self._step, self._fit])
         for path in self.files.list(self.folder, ".npy"):
@@ -318,6 +331,12 @@ def _shared(workers: Workers, method: str, items: Sequence[Any], *args: Any) -> 
         own = [*some, *nobody[len(some) :]]
         told += workers.points(method, *args, own=own)[: len(some)]
     return told
+
+
+def _digest_of(header: dict[str, Any]) -> str:
+    """Hash of a header's values, whatever their order and the white space between them."""
+    values = {name: value for name, value in header.items() if name != DIGEST}
+    return digest(json.dumps(values, sort_keys=True).encode())
 
 
 def _names(kept: Any) -> set[str]:

@@ -104,7 +104,7 @@ def write_array(files: Files, folder: str, array: NDArray[Any]) -> str:
     """Writes an array to a file named by its content, and returns the name."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    name = f"{_digest(buffer.getbuffer())}.npy"
+    name = f"{digest(buffer.getbuffer())}.npy"
     if not files.exists(f"{folder}/{name}"):
         files.write_bytes(f"{folder}/{name}", buffer.getvalue())
     return name
@@ -120,7 +120,7 @@ def read_array(files: Files, folder: str, name: str) -> NDArray[Any]:
         data = files.read_bytes(f"{folder}/{name}")
     except FileNotFoundError as error:
         raise DamagedError(f"{folder}/{name} is missing") from error
-    if f"{_digest(data)}.npy" != name:
+    if f"{digest(data)}.npy" != name:
         raise DamagedError(f"{folder}/{name} is damaged: its content is not what was written")
     try:
         array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
@@ -129,7 +129,8 @@ def read_array(files: Files, folder: str, name: str) -> NDArray[Any]:
     return array
 
 
-def _digest(data: bytes | memoryview) -> str:
+def digest(data: bytes | memoryview) -> str:
+    """128-bit hash by which what is kept is known again."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 

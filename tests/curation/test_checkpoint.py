@@ -1,6 +1,7 @@
 """A tree that is broken off and taken up again has the bits of one that was not."""
 
 import itertools
+import json
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -305,3 +306,56 @@ def test_a_damaged_checkpoint_is_refused_and_named(wide, which):
     assert_same(run.grow(2), twin)
     assert name in run.said[0]
     assert "afresh" in run.said[0]
+
+
+def altered(header, how):
+    """A header that is not as it was written, in one place."""
+    names = header["levels"][0]["slices"]["names"]
+    if how == "a digit":
+        header["fit"]["objective"] += 10**6
+    elif how == "a count":
+        header["fit"]["n_iter"] += 1
+    elif how == "another order":
+        header["levels"][0]["slices"]["names"] = names[::-1]
+    elif how == "no basis":
+        header["basis"] = None
+    elif how == "its hash":
+        header["digest"] = header["digest"][::-1]
+    elif how == "no hash":
+        del header["digest"]
+    return header
+
+
+@pytest.mark.parametrize("how", ["a digit", "a count", "another order", "no basis", "its hash", "no hash"])
+def test_a_header_that_was_altered_is_refused_and_named(small, how):
+    run, twin = small
+    second = ("level 2, step 0", 0)
+    with pytest.raises(Broken):
+        run.grow(2, 2, until=lambda ticks: second in ticks and ticks[-1] == ("iterations", 2))
+    name = f"kept/{HEADER}"
+    written = json.loads(run.files.kept[name])
+    run.files.kept[name] = json.dumps(altered(json.loads(json.dumps(written)), how)).encode()
+    assert json.loads(run.files.kept[name]) != written
+    assert_same(run.grow(2), twin)
+    assert f"the checkpoint is not used: {name} is damaged" in run.said[0]
+    assert "afresh" in run.said[0]
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"[]", b"null", b'{"basis": {}}', b'{"basis": []}', b"7"])
+def test_a_header_that_is_none_is_refused_and_named(small, data):
+    run, twin = small
+    run.files.kept[f"kept/{HEADER}"] = data
+    assert_same(run.grow(2), twin)
+    assert f"the checkpoint is not used: kept/{HEADER} is damaged" in run.said[0]
+
+
+def test_a_header_of_an_older_version_without_a_hash_is_another_fits(small):
+    run, twin = small
+    with pytest.raises(Broken):
+        run.grow(until=at("iterations", 3))
+    header = json.loads(run.files.kept[f"kept/{HEADER}"])
+    del header["digest"]
+    header["basis"]["format"] = 3
+    run.files.kept[f"kept/{HEADER}"] = json.dumps(header).encode()
+    assert_same(run.grow(), twin)
+    assert f"kept/{HEADER} belongs to another fit, with another format;" in run.said[0]
