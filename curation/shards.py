@@ -8,6 +8,7 @@ through the object store; the driver sees references, counts, and the few (value
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ _RETRIES = 8  # of one call: a call that always kills its actor ends
 _PATIENCE = 5.0  # seconds for a shard to clear away its file
 _PATIENT = 600.0  # seconds for a shard to be reached again
 _GLANCE = 5.0  # seconds between two looks at the machines
+_FINEST = 10_000  # Ray counts in parts of a CPU as small as this
 _GONE = "a machine was lost with what it held"
 _SUMMED = frozenset({"assign", "hint", "reduce", "halves"})  # methods that return `Partial`s
 _ALONE = 1_000_000  # centroids of a level below that one actor takes and clusters by itself
@@ -121,6 +123,16 @@ class CentroidShard:
     def call(self, function: str, *args: Any) -> Any:
         """Calls a function on a slice."""
         return getattr(centroid_slices, function)(*args)
+
+
+def equal_share(there: float, count: int) -> float:
+    """Of CPUs or GPUs what each of so many actors takes, at most one: so many that all of them fit.
+
+    As many share each one, so that it does not matter on which machines these are. 0 where there are none,
+    or fewer than Ray can divide: then actors ask for nothing.
+    """
+    sharing = math.ceil(count / there) if there else 0
+    return int(_FINEST / sharing) / _FINEST if sharing else 0.0
 
 
 def _machines() -> set[str]:
@@ -213,15 +225,15 @@ class RayWorkers(Workers):
         # more shards than CPUs share them: an actor that waits for a CPU would wait for ever; where there is
         # none yet, an autoscaler brings one
         there = ray.cluster_resources()
-        cpus, equal = (
-            min(1.0, int(100 * there.get(kind, 0.0) / max(1, len(readers))) / 100) for kind in ("CPU", "GPU")
-        )
+        cpus, equal = (equal_share(there.get(kind, 0.0), len(readers)) for kind in ("CPU", "GPU"))
         gpus = equal if self.gpus is None else self.gpus
         assigner = replace(self.assigner, device="auto") if gpus else self.assigner
         if len(readers) > 1 and (self.reduce == "collective" or (self.reduce == "auto" and gpus >= 1)):
             self._backend = "nccl" if gpus >= 1 else "gloo"
         shards = [
-            _PointActor.options(num_cpus=cpus or 1.0, num_gpus=gpus).remote([reader], assigner)
+            _PointActor.options(num_cpus=cpus if there.get("CPU") else 1.0, num_gpus=gpus).remote(
+                [reader], assigner
+            )
             for reader in self._readers
         ]
         self._places = [shard.place.remote() for shard in shards]

@@ -14,7 +14,7 @@ from curation.hierarchy import grow
 from curation.inputs import grid_rows
 from curation.recipe import Recipe
 from curation.rows import store_smallest
-from curation.shards import RayWorkers
+from curation.shards import RayWorkers, equal_share
 from curation.tree import Leaves, Level, Tree
 from curation.workers import FIT_DONE
 from pipelines.store import Store
@@ -253,6 +253,48 @@ def test_rows_in_files_agree_and_are_cleared_away(wide, tmp_path, half):
     assert set(seen) == {"rows.f2" if half else "rows.f4"}
     assert not killer.left
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("machines", [[2], [1, 1], [2, 3, 8], [64], [0.5]])
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 201, 999])
+def test_all_shards_fit_the_machines_however_many_they_are(machines, count):
+    """CPUs or GPUs of machines, of which none is shared by a shard with another one."""
+    share = equal_share(sum(machines), count)
+    assert 0 < share <= 1
+    assert sum(int(there / share + 1e-9) for there in machines) >= count
+
+
+def test_where_nothing_is_there_or_it_cannot_be_divided_nothing_is_asked_for():
+    assert equal_share(0, 7) == equal_share(2, 0) == equal_share(1, 10_001) == 0
+    assert equal_share(2, 20_000) == 1e-4
+
+
+def test_more_shards_than_a_hundred_a_cpu_all_begin(monkeypatch):
+    """What is asked of Ray for each of 201 on 2 CPUs, and where an autoscaler has brought none yet."""
+    asked = []
+
+    class Actors:
+        def options(self, **options):
+            asked.append(options["num_cpus"])
+            return self
+
+        def remote(self, *_):
+            return self
+
+        @property
+        def place(self):
+            return self
+
+    workers = RayWorkers([])
+    monkeypatch.setattr("curation.shards._PointActor", Actors())
+    workers._start([None] * 201)
+    assert set(asked) == {0.0099}
+    asked.clear()
+    monkeypatch.setattr("ray.cluster_resources", lambda: {})
+    workers._start([None] * 3)
+    assert asked == [1.0] * 3
+    workers._places, workers.point_shards = [], []
+    workers.close()
 
 
 def test_a_request_that_cannot_be_met_comes_back_as_itself():
