@@ -225,7 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-_IN_AN_ACTOR = re.compile(r"^pipelines\.errors\.(RequestError|RunError): (.+)$", re.MULTILINE)
+_IN_AN_ACTOR = re.compile(
+    r"^(?:pipelines|curation)\.errors\.(RequestError|RunError|CurationError): (.+)$", re.MULTILINE
+)
 """Of an actor that could not begin, Ray keeps the text of the error alone."""
 
 
@@ -233,7 +235,6 @@ def explain(error: Exception) -> tuple[str, int]:
     """What to say to a person, and the exit code: 2 for a bad request, 1 for a failed run."""
     from curation.errors import CurationError
     from modalities.base import ModalityError
-    from pipelines import errors
     from pipelines.errors import EvensetError, causes
 
     chain = causes(error)
@@ -248,7 +249,7 @@ def explain(error: Exception) -> tuple[str, int]:
     root = chain[0]  # what the worker raised, without what Ray wrapped it in
     if type(root).__module__.startswith("ray."):
         if told := _IN_AN_ACTOR.search(str(root)):
-            return told[2], getattr(errors, told[1]).exit_code
+            return told[2], 1 if told[1] == "RunError" else 2
         text = " ".join(str(root).split("\n")[0].split())
         return (
             f"a worker process of Ray failed ({type(root).__name__}: {text}); if it ran out of memory,"

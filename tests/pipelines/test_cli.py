@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import yaml
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 
 import pipelines
 from pipelines.cli import explain
@@ -262,6 +262,19 @@ def test_what_a_worker_raised_is_told_without_the_traceback_of_ray():
     sentence, code = explain(wrapped)
     assert sentence.startswith("ValueError: boom and more (this should not happen")
     assert code == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("pipelines.errors.RunError", 1),
+        ("pipelines.errors.RequestError", 2),
+        ("curation.errors.CurationError", 2),
+    ],
+)
+def test_why_an_actor_could_not_begin_is_told(kind, expected):
+    cause = RayTaskError("__init__", f"Traceback ...\n  File x\n{kind}: just this", ValueError("just this"))
+    assert explain(ActorDiedError(cause)) == ("just this", expected)
 
 
 def test_a_sentence_survives_what_ray_adds_and_the_way_to_the_driver():
