@@ -1,9 +1,9 @@
 """Float32 matrix products on a CPU, each probed against float64 before it is trusted.
 
 A route may round differently from another, or use lower precision behind one's back (oneDNN on
-machines with AMX); `probe` refuses a route whose error exceeds the bound that assignment relies on.
-Which is the fastest depends on the CPU: an OpenBLAS that does not know it takes twice the time of
-oneDNN, and so does MKL on those of AMD.
+machines with AMX); `probe` refuses a route whose error exceeds the bound that assignment relies on,
+and is asked again where PyTorch has been told of another precision. Which is the fastest depends on the
+CPU: an OpenBLAS that does not know it takes twice the time of oneDNN, and so does MKL on those of AMD.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _TRIAL = 1024, 512  # rows and centroids of a trial: a tile that fits the cache
 _TRIALS = 3
 _WIDEST = 1024  # dimensions from which on the order of the routes does not change
 _ULP = 2.0**-24
+_TIES = 1 + 0.49 * 2.0**-7, 1 + 0.49 * 2.0**-10  # bfloat16 and tf32 round them down, by nearly half a step
+_TIED = 16  # coordinates of a row that hold one: the fewer, the less may float32 err
 
 
 def _numpy(
@@ -74,15 +76,25 @@ def route(name: str, dimensions: int) -> Matmul:
     Raises:
         CurationError: There is no such route, or its error on this machine is above the bound.
     """
+    precision = _precision()
     if name == AUTO:
-        # torch takes 2 s to import, and is not imported for this
-        name = _fastest(1 << (min(dimensions, _WIDEST) - 1).bit_length(), "torch" in sys.modules)
-    return _probed(name, dimensions)
+        name = _fastest(1 << (min(dimensions, _WIDEST) - 1).bit_length(), precision)
+    return _probed(name, dimensions, precision)
+
+
+def _precision() -> str:
+    """What PyTorch may make of float32 products, which anybody may change; nothing while it is not loaded."""
+    if "torch" not in sys.modules:  # it takes 2 s to import, and is not imported for this
+        return ""
+    import torch
+
+    # `torch.get_float32_matmul_precision` follows from it, or raises where this alone was set
+    return str(torch.backends.mkldnn.matmul.fp32_precision)  # type: ignore[attr-defined]
 
 
 @cache
-def _fastest(dimensions: int, with_torch: bool) -> str:
-    if not with_torch:
+def _fastest(dimensions: int, precision: str) -> str:
+    if not precision:
         return "numpy"
     rows, others = (np.ones((count, dimensions), np.float32) for count in _TRIAL)
     out = np.empty(_TRIAL, np.float32)
@@ -90,7 +102,7 @@ def _fastest(dimensions: int, with_torch: bool) -> str:
     for name in [name for _ in range(_TRIALS) for name in ROUTES]:
         began = time.perf_counter()
         try:
-            _probed(name, dimensions)(rows, others.T, out)
+            _probed(name, dimensions, precision)(rows, others.T, out)
         except (CurationError, RuntimeError, AttributeError):  # a build of torch without it, or imprecise
             continue
         took = time.perf_counter() - began
@@ -99,11 +111,11 @@ def _fastest(dimensions: int, with_torch: bool) -> str:
 
 
 @cache
-def _probed(name: str, dimensions: int) -> Matmul:
+def _probed(name: str, dimensions: int, precision: str) -> Matmul:
     if name not in ROUTES:
         raise CurationError(f"there is no matrix product {name!r}; there are {AUTO}, {', '.join(ROUTES)}")
     error = probe(ROUTES[name], dimensions)
-    if error > 1:
+    if not error <= 1:
         raise CurationError(
             f"the {name!r} matrix product errs by {error:.1f} times its bound at {dimensions} dimensions "
             "(a reduced-precision mode may be on); choose another route"
@@ -112,11 +124,25 @@ def _probed(name: str, dimensions: int) -> Matmul:
 
 
 def probe(matmul: Matmul, dimensions: int) -> float:
-    """Largest error of a route on two random 256-row blocks, as a share of its bound."""
+    """Largest error of a route on two pairs of 256-row blocks, as a share of its bound.
+
+    One pair is random. There errors cancel, so that in many dimensions those of lower precision are within
+    the bound as well; the rows of the other are the worst for it: all of their few coordinates it rounds
+    the same way.
+    """
     generator = np.random.Generator(np.random.PCG64(dimensions))
-    blocks = generator.standard_normal((2, 256, dimensions))
-    blocks /= np.linalg.norm(blocks, axis=2, keepdims=True)
-    rows, others = blocks.astype(np.float32)
-    product = matmul(rows, others.T, np.empty((256, 256), np.float32))
-    error = np.abs(product - rows.astype(np.float64) @ others.T.astype(np.float64)).max()
-    return float(error / (product_bound(dimensions) * (1 + 1e-6)))
+    rows, others = generator.standard_normal((2, 256, dimensions))
+    tied = np.zeros((256, dimensions))
+    tied[:, :_TIED] = np.resize(_TIES, (256, 1))
+    worst = _error(matmul, tied, tied, min(dimensions, _TIED))
+    return float(np.maximum(_error(matmul, rows, others, dimensions), worst))
+
+
+def _error(matmul: Matmul, rows: NDArray[np.float64], others: NDArray[np.float64], terms: int) -> np.float64:
+    """Largest error of products of so many terms other than zero, as a share of their bound."""
+    left, right = rows.astype(np.float32), others.astype(np.float32)
+    product = matmul(left, right.T, np.empty((len(left), len(right)), np.float32))
+    rows, others = left.astype(np.float64), right.astype(np.float64)
+    norms = np.outer(np.linalg.norm(rows, axis=1), np.linalg.norm(others, axis=1))
+    worst: np.float64 = (np.abs(product - rows @ others.T) / norms).max()
+    return worst / product_bound(terms)

@@ -1,5 +1,7 @@
 """Labels are those of exact arithmetic, ties to the lower index, whatever computes the products."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -55,16 +57,82 @@ def test_every_route_keeps_its_bound():
         assert cpu.probe(cpu.ROUTES[name], 384) < 0.5
 
 
-def test_a_route_of_low_precision_is_refused(monkeypatch):
-    def bfloat16(rows, transposed, out):
-        import torch
+def rounded(bits):
+    """A float32 product of values that are first rounded to so many bits after the leading one."""
 
-        product = torch.from_numpy(rows).bfloat16() @ torch.from_numpy(transposed).bfloat16()
-        return product.float().numpy()
+    def low(values):
+        mantissa, exponents = np.frexp(values)
+        return np.ldexp(np.rint(np.ldexp(mantissa, bits + 1)), exponents - bits - 1)
 
-    monkeypatch.setitem(cpu.ROUTES, "bfloat16", bfloat16)
+    return lambda rows, transposed, out: np.matmul(low(rows), low(transposed), out=out)
+
+
+LOW = {"bfloat16": rounded(7), "tf32": rounded(10), "two bfloat16": rounded(15)}
+
+
+@pytest.mark.parametrize("dimensions", [1, 64, 1024, 4096])
+@pytest.mark.parametrize("name", LOW)
+def test_a_route_of_low_precision_is_refused_in_any_number_of_dimensions(monkeypatch, name, dimensions):
+    """Errors of random products cancel: in thousands of dimensions they stay below float32's bound."""
+    monkeypatch.setitem(cpu.ROUTES, name, LOW[name])
     with pytest.raises(CurationError, match="times its bound"):
-        cpu.route("bfloat16", 64)
+        cpu.route(name, dimensions)
+
+
+def test_a_route_without_an_error_is_refused(monkeypatch):
+    monkeypatch.setitem(cpu.ROUTES, "lost", lambda rows, transposed, out: out * np.nan)
+    with pytest.raises(CurationError, match="times its bound"):
+        cpu.route("lost", 8)
+
+
+@pytest.fixture
+def precision():
+    """Sets PyTorch's precision of float32 products, for the time of a test."""
+    import torch
+
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_a_route_is_probed_again_where_torch_is_told_of_another_precision(monkeypatch, precision):
+    import torch
+
+    clock = [0.0]
+
+    def slow(rows, transposed, out):
+        clock[0] += 2
+        return np.matmul(rows, transposed, out=out)
+
+    def moody(rows, transposed, out):
+        clock[0] += 1
+        low = torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        return (LOW["bfloat16"] if low else np.matmul)(rows, transposed, out=out)
+
+    monkeypatch.setattr(cpu, "ROUTES", {"slow": slow, "moody": moody})
+    monkeypatch.setattr(cpu.time, "perf_counter", lambda: clock[0])
+    for cached in (cpu._fastest, cpu._probed):
+        monkeypatch.setattr(cpu, cached.__name__, cache(cached.__wrapped__))
+    for _ in range(2):
+        assert cpu.route("moody", 96) is cpu.route("auto", 96) is moody
+        precision("medium")
+        with pytest.raises(CurationError, match="times its bound"):
+            cpu.route("moody", 96)
+        assert cpu.route("auto", 96) is slow
+        precision("highest")
+
+
+@pytest.mark.parametrize("matmul", ["auto", *cpu.ROUTES])
+def test_labels_are_exact_or_refused_whatever_torch_is_told(precision, matmul):
+    rows, centroids = close_calls(d=256)
+    twin = slow_twin(rows, centroids)
+    for name in ("highest", "medium", "high"):
+        precision(name)
+        try:
+            labels = nearest(rows, centroids, matmul=matmul)
+        except CurationError:
+            assert matmul in ("torch", "onednn")
+        else:
+            assert np.array_equal(labels, twin)
 
 
 def test_auto_takes_the_fastest_route_that_keeps_its_bound(monkeypatch):
