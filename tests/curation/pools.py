@@ -13,6 +13,12 @@ def blobs(n: int, d: int, components: int, seed: int = 0, spread: float = 0.4) -
     return (means[which] + spread * generator.standard_normal((n, d))).astype(np.float32)
 
 
+def lattice(n: int, d: int, seed: int = 0) -> NDArray[np.float32]:
+    """Points of a lattice in eight dimensions, each of these d / 8 times: many are equally near to others."""
+    rows = np.random.default_rng(seed).integers(0, 5, (n, 8)).astype(np.float32) + np.float32(0.1)
+    return np.repeat(rows, d // 8, axis=1)
+
+
 def halfway(n: int, d: int, anchors: int, seed: int = 0) -> NDArray[np.float32]:
     """Anchors, and points halfway between neighbours among them: most assignments are close calls."""
     generator = np.random.default_rng(seed)
