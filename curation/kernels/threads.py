@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -31,13 +32,13 @@ def each(threads: int, work: Callable[[Iterator[T]], None], items: Iterable[T]) 
     if isinstance(items, Sized):
         threads = max(1, min(threads, len(items)))
     # a library that was loaded since has threads of its own
-    libraries = _libraries("torch" in sys.modules)
+    blas, openmp = _libraries("torch" in sys.modules)
 
     def alone(mine: Iterator[T]) -> None:
-        with libraries.limit(limits=1, user_api="openmp"):  # which asks every thread for its own number
+        with openmp.limit(limits=1):  # which asks every thread for its own number
             work(mine)
 
-    with libraries.limit(limits=1, user_api="blas"):
+    with _quiet(blas):
         if threads == 1:
             alone(iter(items))
             return
@@ -58,11 +59,43 @@ class _Shared(Iterator[T]):
             return next(self._items)
 
 
+_quieting = threading.Lock()
+
+
+@contextmanager
+def _quiet(blas: ThreadpoolController) -> Iterator[None]:
+    """One thread of these libraries in this process, unless another thread sees to that already.
+
+    Two that take turns in remembering a number of threads and giving it back would leave it at one.
+    """
+    if not _quieting.acquire(blocking=False):
+        yield
+        return
+    try:
+        with blas.limit(limits=1):
+            yield
+    finally:
+        _quieting.release()
+
+
 @cache
-def _libraries(with_torch: bool) -> ThreadpoolController:
-    return ThreadpoolController()
+def _libraries(with_torch: bool) -> tuple[ThreadpoolController, ThreadpoolController]:
+    # apart, since a limit that ends gives back the threads of all libraries that it knows
+    every = ThreadpoolController()
+    return every.select(user_api="blas"), every.select(user_api="openmp")
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="curation")
+
+
+def _begin_anew() -> None:
+    """In a forked child there are none of the threads, nor who would release the lock."""
+    global _quieting
+    _pool.cache_clear()
+    _quieting = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+from threadpoolctl import ThreadpoolController
 
+from curation.kernels.threads import each
 from pipelines.blas import flags
 from tests.curation.pools import lattice
 
@@ -118,3 +121,67 @@ def test_less_old_instructions_do_not_matter(pool, plain, library):
 def test_leaving_close_calls_to_float32_would_be_seen(pool):
     rough, old = (told(pool, "numpy", "rough", **how) for how in ({}, {"OPENBLAS_CORETYPE": "Nehalem"}))
     assert rough["tree"] != old["tree"]
+
+
+def test_a_forked_process_has_threads_of_its_own():
+    """Those of its parent are not in it: work that waits for them waits for ever."""
+    program = (
+        "import multiprocessing, threading\n"
+        "from curation.kernels.threads import each\n"
+        "def work():\n"
+        "    both = threading.Barrier(2)\n"
+        "    each(2, lambda _: both.wait(), [1, 2])\n"
+        "work()\n"
+        "child = multiprocessing.get_context('fork').Process(target=work)\n"
+        "child.start()\n"
+        "child.join(30)\n"
+        "print(child.exitcode)\n"
+        "child.kill()\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "0\n"
+
+
+BLAS = ThreadpoolController().select(user_api="blas")
+
+
+def set_threads(limit):
+    """In a thread that is gone afterwards: threadpoolctl lets no other interfere with one that lives."""
+    thread = threading.Thread(target=BLAS.limit, kwargs={"limits": limit})
+    thread.start()
+    thread.join()
+
+
+class Guest:
+    """Computes in a thread, from now until it is told to leave."""
+
+    def __init__(self):
+        self.here, self.may_go = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=each, args=(1, self.stay, [0]))
+        self.thread.start()
+        assert self.here.wait(60)
+
+    def stay(self, _):
+        self.here.set()
+        assert self.may_go.wait(60)
+
+    def leave(self):
+        self.may_go.set()
+        self.thread.join()
+
+
+def test_threads_that_compute_at_a_time_give_back_those_of_blas():
+    def threads():
+        return {library["num_threads"] for library in BLAS.info()}
+
+    before = threads()
+    set_threads(2)
+    try:
+        first, second = Guest(), Guest()
+        assert threads() == {1}
+        first.leave()
+        second.leave()
+        assert threads() == {2}
+    finally:
+        set_threads(max(before))
