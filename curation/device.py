@@ -122,7 +122,7 @@ class Device:
         weights: NDArray[np.int64] | None,
         candidates: Centroids,
     ) -> NDArray[np.int64]:
-        """See `curation.assign.Assigner.gains`; in float64, which is exact on the grid in any order."""
+        """See `curation.nearer.gains`; in float64, which is exact on the grid in any order."""
         others = self._centroids(candidates)[0].double()
         lengths = (others * others).sum(dim=1)
         out = torch.zeros((2, len(others)), dtype=torch.int64, device=self.device)
