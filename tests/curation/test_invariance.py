@@ -10,6 +10,7 @@ import pytest
 from curation import KMeans, fit
 from curation.assign import Assigner
 from curation.chance import keys_of
+from curation.exact import normalize_rows
 from curation.kernels import cpu
 from tests.curation.fits import fitted
 from tests.curation.kernels.twins import on_grid, two_nearest
@@ -104,6 +105,23 @@ def test_the_pool_of_many_clusters_runs_every_part_of_the_recipe():
         assert asked.get(part, 0) > 0
     for part in ("pivots", "halves", "replace", "nearest_others"):
         assert asked.get(part, 0) > 0
+
+
+def test_where_candidates_would_be_many_every_iteration_looks_at_all():
+    """Of directions at random many are neighbours of some in a group; where there are clusters, few are."""
+    n, k, d = 3000, 560, 160
+    plan = {"max_iter": 8, "distance": "cosine"}
+    noise, clustered = {}, {}
+    rows = on_grid(normalize_rows(np.random.default_rng(0).standard_normal((n, d), np.float32)))
+    twin = fitted(rows, k, asked=noise, **plan)
+    assert noise["candidates"] == 1  # which told that they do not pay
+    assert noise["assign"] > twin.n_iter
+    assert "restricted" not in noise
+    assert "hint" not in noise
+    assert fitted(rows, k, blocks=3, slices=2, shuffled=0, **plan) == twin
+    twin = fitted(on_grid(normalize_rows(blobs(n, d, k))), k, asked=clustered, **plan)
+    assert clustered["candidates"] == twin.n_iter
+    assert clustered["restricted"] > 0
 
 
 def test_fits_that_only_choose_points_are_brief_and_the_same():
