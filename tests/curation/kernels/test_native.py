@@ -31,6 +31,18 @@ def test_both_nearest_are_exact(n, k, d, how):
     assert_two_nearest(*hard_pool(n, k, d), **how)
 
 
+@pytest.mark.parametrize(("n", "k", "d"), [(300, 600, 8), (300, 1024, 32), (300, 1300, 32)])
+@pytest.mark.parametrize("how", [{}, {"tile": 33, "threads": 2}])
+def test_both_nearest_are_exact_where_they_are_looked_for_in_several_runs(n, k, d, how):
+    """The best may lie in one run of 512 centroids and the second in another, or both in one."""
+    rows, centroids = hard_pool(n, k, d)
+    runs = [nearest // 512 for nearest in two_nearest(rows, centroids)]
+    apart = runs[0] != runs[1]
+    assert apart.any()
+    assert not apart.all()
+    assert_two_nearest(rows, centroids, **how)
+
+
 @pytest.mark.parametrize("how", [{}, {"tile": 1}, {"tile": 33, "threads": 2}, {"matmul": "torch"}])
 def test_both_nearest_of_the_candidates_are_exact(how):
     rows, centroids = hard_pool(2000, 120, 48)
