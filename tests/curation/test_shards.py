@@ -1,12 +1,13 @@
 """The Ray form gives the bits of the local one, on any number of shards and through their deaths."""
 
+import pickle
 from functools import partial
 
 import numpy as np
 import pytest
 import ray
 
-from curation import CurationError, HierarchicalKMeans, balanced_sample
+from curation import CurationError, HierarchicalKMeans, balanced_sample, sketch
 from curation.assign import Assigner
 from curation.chance import keys_of
 from curation.checkpoint import Checkpoint
@@ -197,6 +198,38 @@ def test_shards_that_die_in_a_view_change_nothing(wide, reduce):
     tree = grow_on_ray(points, WIDE, 3, slices=2, order=order, reduce=reduce, killer=watch)
     assert_equal(tree, twin, 500)
     assert not killer.left
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe([600], max_iter=5),
+        pytest.param(Recipe([600, 30], 1, [5, 3], max_iter=9), marks=pytest.mark.slow),
+    ],
+    ids=["fit", "tree"],
+)
+def test_nothing_of_the_size_of_points_or_centroids_comes_to_the_driver(monkeypatch, recipe):
+    """A few numbers a cluster do, whatever the points and their dimensions are."""
+    rows, _ = grid_rows(halfway(30_000, 144, 900), "euclidean")
+    refs = ray.put(rows), ray.put(keys_of(str(i) for i in range(len(rows))))
+    seen = []
+    get = RayWorkers.get
+
+    def watched(self, handles):
+        found = get(self, handles)
+        seen.append(len(pickle.dumps(found)))
+        return found
+
+    monkeypatch.setattr(RayWorkers, "get", watched)
+    monkeypatch.setattr(sketch, "SAMPLE", 256)  # of which it sees the keys, however many clusters there are
+    workers = RayWorkers([Rows(*refs, share) for share in np.array_split(np.arange(len(rows)), 2)], 2)
+    try:
+        grow(workers, recipe, lambda _: None)
+    finally:
+        workers.close()
+    numbers = 32 * recipe.n_clusters[0]  # a value, a key and a distance of each cluster
+    assert len(seen) > 20
+    assert max(seen) < 4 * numbers < min(4 * len(rows), rows[: recipe.n_clusters[0]].nbytes)
 
 
 @pytest.mark.slow
