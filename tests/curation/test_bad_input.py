@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from curation import CurationError, HierarchicalKMeans, KMeans
+from curation import CurationError, HierarchicalKMeans, KMeans, balanced_sample
 from tests.curation.fits import fitted
 from tests.curation.kernels.twins import on_grid
 from tests.curation.pools import blobs
@@ -53,6 +53,15 @@ def test_a_single_point(point, how):
     assert np.array_equal(fit.cluster_centers_, point)
     assert list(fit.labels_) == [0]
     assert fit.inertia_ == 0
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_a_tree_of_a_single_point(distance, how):
+    tree = HierarchicalKMeans([1], distance=distance, **how).fit([[0.0, -1.0, 0.0]]).tree_
+    assert [(len(level), list(level.sizes)) for level in tree.levels] == [(1, [1])]
+    assert np.array_equal(tree.levels[0].centroids, [[0, -1, 0]])
+    assert list(tree.leaves.clusters) == list(tree.leaves.distances) == [0]
+    assert list(balanced_sample(tree, 1)) == [0]
 
 
 @pytest.mark.parametrize("d", [1, 3000])

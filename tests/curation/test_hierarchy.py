@@ -29,6 +29,15 @@ def test_every_level_is_the_nearest_centroid_of_the_one_below():
     assert np.array_equal(paths[:, 0], tree.levels[1].parents[paths[:, 1]])
 
 
+def test_cosine_centroids_have_unit_norm_at_every_level():
+    """Means of unit rows do not, nor would those of the levels above."""
+    points = 37 * blobs(1500, 6, 40)
+    tree = HierarchicalKMeans([90, 20, 4], distance="cosine", resample_steps=1).fit(points).tree_
+    assert [len(level) for level in tree.levels] == [90, 20, 4]
+    for level in tree.levels:
+        np.testing.assert_allclose(np.linalg.norm(level.centroids, axis=1), 1, atol=1e-6)
+
+
 def test_levels_move_the_centroids_towards_uniform():
     generator = np.random.default_rng(0)
     points = np.r_[generator.normal(-1, 0.3, (9000, 2)), generator.uniform(-3, 3, (1000, 2))].astype(

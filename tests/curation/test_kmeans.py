@@ -48,8 +48,11 @@ def test_as_good_as_scikit_learn():
 
 def test_seeds_differ_by_random_state_and_repeat_with_it():
     points = blobs(1000, 4, 30)
-    first, again, other = (KMeans(20, max_iter=1, random_state=s).fit(points) for s in (0, 0, 1))
+    first, again, other, default = (
+        KMeans(20, max_iter=1, random_state=s).fit(points) for s in (0, 0, 1, None)
+    )
     assert np.array_equal(first.cluster_centers_, again.cluster_centers_)
+    assert np.array_equal(first.cluster_centers_, default.cluster_centers_)
     assert not np.array_equal(first.cluster_centers_, other.cluster_centers_)
 
 

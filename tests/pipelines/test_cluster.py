@@ -117,6 +117,13 @@ def test_identical_samples_are_one_cluster_and_it_is_said(tmp_path):
     assert sample(config(sample={"size": 5}), store, Progress(store))["distinct"] == 5
 
 
+def test_a_pool_of_one_sample(tmp_path):
+    store, ids = embedded(tmp_path, POINTS[:1])
+    assert cluster(config(cluster={"n_clusters": [1]}), store, Progress(store))["clusters"] == [1]
+    assert sample(config(sample={"size": 1}), store, Progress(store))["distinct"] == 1
+    assert whole(store, "curated")["id"].to_pylist() == ids
+
+
 def test_far_points_are_refused_with_a_way_out(tmp_path):
     points = (100 + 1e-3 * np.random.default_rng(0).standard_normal((300, 64))).astype(np.float32)
     store, _ = embedded(tmp_path, points)

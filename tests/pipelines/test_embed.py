@@ -149,14 +149,22 @@ def test_stored_embeddings_are_unit_rows_in_float16_with_their_keys(
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_pool_of_embeddings_keeps_its_precision(evenset, write_config, tmp_path, run, dtype):
-    vectors = blobs(50).astype(dtype)
+    """What float16 did not hold is rejected by id."""
+    vectors = blobs(50)
+    vectors[13, 2] = 70_000
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype(dtype)
     np.save(tmp_path / "pool.npy", vectors)
     assert evenset("embed", write_config(tmp_path / "pool.npy", source={"format": "embeddings"})).code == 0
+    half = dtype is np.float16
+    assert rejects(run).keys() == ({"13"} if half else set())
+    assert all("NaN or infinite" in reason for reason in rejects(run).values())
     table = run.read_table("embeddings/part-00000.parquet")
-    assert table["id"].to_pylist() == [str(i) for i in range(50)]
+    left = [i for i in range(50) if not half or i != 13]
+    assert table["id"].to_pylist() == [str(i) for i in left]
     kept = matrix(table["embedding"])
-    assert kept.dtype == (np.float16 if dtype is np.float16 else np.float32)
-    assert np.array_equal(kept, vectors.astype(kept.dtype))
+    assert kept.dtype == (np.float16 if half else np.float32)
+    assert np.array_equal(kept, vectors[left].astype(kept.dtype))
 
 
 def test_bad_embeddings_are_rejected_by_id(evenset, write_config, tmp_path, run):
