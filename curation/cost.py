@@ -47,6 +47,20 @@ FAR_SCANS = 6
 """Scans of all centroids in the sketch during a fit: those of its hints, and the last."""
 UPDATES = 3.0
 """Time of an update with its swaps over that of adding up the rows of each cluster."""
+LISTS = 4
+"""Lists in which `algorithm: ivf` files k centroids, over sqrt(k), as in `curation.kernels.faiss`."""
+FILINGS = 6
+"""Comparisons of each centroid with all lists while they are filed: five to find the lists, and the last."""
+LISTED = 8.0
+"""Time of a comparison in a list over one among candidates: FAISS reads the list anew for every point."""
+RECALLED = 4096
+"""Points that are assigned exactly to tell how good approximate labels are, as in `curation.recall`."""
+SPLIT_ITERATIONS = 13
+"""Of the division of coarse clusters, where it ends by its tolerance."""
+SPLIT_BATCHES = 10
+"""Batches in which they draw their seeds, as in `curation.splitting`."""
+THINNING = 5e-4
+"""Seconds in which one of them chooses a batch's seeds among the points drawn, whatever its size."""
 NEIGHBOURHOOD = 256
 """Centroids among which the neighbours of a centroid are looked for."""
 PREPARED = 15
@@ -67,9 +81,11 @@ class Work:
         scanned: Pairs of a point and a centroid in scans of all centroids.
         sketched: Pairs in scans of the sketch.
         restricted: Pairs in looks at candidates.
+        listed: Pairs in looks at lists of FAISS.
         blocks: Groups of points that look at candidates together, of one worker.
         read: Rows that pass through products.
         updated: Rows that updates and draws read, each in the order of the clusters.
+        thinned: Choices of a batch of seeds for a coarse cluster that is divided.
         between: Operations on centroids alone, in float64 on one thread.
         rounds: Times that the driver waits for all workers.
     """
@@ -77,9 +93,11 @@ class Work:
     scanned: float = 0.0
     sketched: float = 0.0
     restricted: float = 0.0
+    listed: float = 0.0
     blocks: float = 0.0
     read: float = 0.0
     updated: float = 0.0
+    thinned: float = 0.0
     between: float = 0.0
     rounds: float = 0.0
 
@@ -91,7 +109,7 @@ class Work:
 
     def operations(self, dimensions: int) -> float:
         """Floating-point operations; a multiplication and an addition are two."""
-        pairs = dimensions * (self.scanned + self.restricted) + SKETCH * self.sketched
+        pairs = dimensions * (self.scanned + self.restricted + self.listed) + SKETCH * self.sketched
         return 2.0 * pairs + self.between
 
     def row_bytes(self, dimensions: int, item: int = 4) -> float:
@@ -128,11 +146,15 @@ class Rates:
 
 @dataclass(frozen=True)
 class Crew:
-    """Who does it: `shards` workers of `threads` threads each, `round` seconds away from who conducts."""
+    """Who does it: `shards` workers of `threads` threads each, `round` seconds away from who conducts.
+
+    The largest share of the points is `uneven` times the mean one: the others wait for whoever has it.
+    """
 
     shards: int = 1
     threads: int = 1
     round: float = ROUND
+    uneven: float = 1.0
 
 
 def fit_work(n: int, d: int, k: int, plan: Plan) -> Work:
@@ -152,7 +174,7 @@ def fit_work(n: int, d: int, k: int, plan: Plan) -> Work:
         between=neighbour_work(k, d),
         rounds=3,
     )
-    return work + each * times + far_work(n, d, k) * (0 if plan.passing else FAR_SCANS)
+    return work + each * times + far_work(n, d, k, plan) * (0 if plan.passing else FAR_SCANS)
 
 
 def near(k: int) -> int:
@@ -165,10 +187,25 @@ def scan_work(n: int, k: int) -> Work:
     return Work(scanned=float(n) * k, read=n, rounds=1)
 
 
-def far_work(n: int, d: int, k: int) -> Work:
+def full_work(n: int, d: int, k: int, plan: Plan) -> Work:
+    """One assignment of n points to all k centroids as the plan has it done.
+
+    `algorithm: ivf` finds most of the nearest. It is taken to compare a point with the middles of all lists,
+    at the pace of a scan, and with the centroids of a few lists, all as long as the mean one. Every worker
+    files the centroids for itself, at the pace of float64 on one thread.
+    """
+    lists = plan.lists(k)
+    if lists is None:
+        return scan_work(n, k)
+    count = LISTS * math.sqrt(k)
+    looked_at, filing = lists.probes * k / count, 2.0 * d * FILINGS * k * count
+    return Work(scanned=n * count, listed=n * looked_at, read=n, between=filing, rounds=1)
+
+
+def far_work(n: int, d: int, k: int, plan: Plan) -> Work:
     """A scan of all k centroids in the sketch of n points, or in all dimensions where there is none."""
     if not is_sketched(d):
-        return scan_work(n, k) + Work(updated=n)
+        return full_work(n, d, k, plan) + Work(updated=n)
     return Work(sketched=float(n) * k, read=n * SKETCH / d, updated=n, rounds=2)
 
 
@@ -198,7 +235,7 @@ def _start(n: int, d: int, k: int, plan: Plan) -> Work:
     if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d) or (n < SPARSE * k and not plan.passing):
         return rounds + Work(scanned=float(n) * k + judged, read=len(sizes) * n, updated=n)
     # the seeds attract points, and most often their means once more
-    return rounds + far_work(n, d, k) * (1 if plan.passing else 2) + Work(sketched=judged)
+    return rounds + far_work(n, d, k, plan) * (1 if plan.passing else 2) + Work(sketched=judged)
 
 
 def is_small(n: int, d: int, k: int) -> bool:
@@ -219,21 +256,45 @@ def prepared_work(n: int) -> Work:
 
 
 def level_work(recipe: Recipe, level: int, n: int, d: int) -> Work:
-    """A level of a tree: its fit, its resampling steps, and the assignment of its n inputs in the end."""
-    k = min(recipe.n_clusters[level - 1], n)
-    points = recipe.points_of(level, n)
+    """A level of a tree: its fit, its resampling steps, the assignment of its n inputs, and its division."""
+    leaves, points = recipe.split_of(level), recipe.points_of(level, n)
+    k = min(recipe.n_clusters[level - 1] // leaves, n)
+    work = full_work(n, d, k, recipe.plan)
+    if recipe.plan.lists(k) is not None:
+        work += scan_work(min(n, RECALLED), k)
+    if leaves > 1:
+        work += division_work(n, k, leaves, recipe.plan)
     if not points:
-        return fit_work(n, d, k, recipe.plan) + scan_work(n, k)
+        return work + fit_work(n, d, k, recipe.plan)
     taken = min(n, points * k)
-    work = fit_work(n, d, k, recipe.passing) + _reassignment(n, d, k) * recipe.resample_steps
+    work += fit_work(n, d, k, recipe.passing) + _reassignment(n, d, k, recipe.plan) * recipe.resample_steps
     work += fit_work(taken, d, k, recipe.passing) * (recipe.resample_steps - 1)
-    return work + fit_work(taken, d, k, recipe.plan) + scan_work(n, k)
+    return work + fit_work(taken, d, k, recipe.plan)
 
 
-def _reassignment(n: int, d: int, k: int) -> Work:
+def level_fits(recipe: Recipe, level: int, n: int) -> int:
+    """k-means fits of a level of n inputs: its own, one a resampling step, and its division."""
+    return 1 + recipe.resample_steps * (recipe.points_of(level, n) > 0) + (recipe.split_of(level) > 1)
+
+
+def division_work(n: int, k: int, leaves: int, plan: Plan) -> Work:
+    """The division of k coarse clusters of n points into so many leaves each, by Lloyd's algorithm.
+
+    A point looks at the leaves of its own cluster alone: at each of them once while they are drawn, which
+    reads all rows in every batch.
+    """
+    times = min(SPLIT_ITERATIONS, plan.max_iter) if plan.tol > 0 else plan.max_iter
+    look = Work(restricted=float(n) * leaves, blocks=k, read=n, rounds=1)
+    batch = Work(blocks=k, read=n, updated=n, thinned=k, rounds=3)
+    drawn = batch * min(SPLIT_BATCHES, leaves) + Work(restricted=float(n) * leaves)
+    mean = Work(updated=n, rounds=1)
+    return drawn + mean + (look + mean) * times + look
+
+
+def _reassignment(n: int, d: int, k: int, plan: Plan) -> Work:
     """All inputs find their cluster after a resampling step, and its closest points are chosen."""
     chosen = Work(updated=n, rounds=2)
-    if k <= FEW or not is_sketched(d):
+    if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d):
         return scan_work(n, k) + chosen
     looks = k / GROUP + LOOKS * CANDIDATES
     found = Work(sketched=n * looks, read=n * SKETCH * LOOKS / d, updated=n, rounds=2)
@@ -257,14 +318,15 @@ def seconds(work: Work, d: int, rates: Rates, crew: Crew) -> float:
     Every shard meets every group, so the cost of a group grows with the shards that share the points.
     """
     share = crew.shards * crew.threads / rates.threads
-    together = (
+    points = (
         work.scanned * rates.pair
         + work.sketched * rates.sketch
-        + work.restricted * rates.near
-        + work.blocks * crew.shards * rates.block
+        + (work.restricted + LISTED * work.listed) * rates.near
         + UPDATES * work.updated * 4 * d / rates.update
     )
-    return together / share + work.between / rates.double + work.rounds * crew.round
+    together = crew.uneven * points + work.blocks * crew.shards * rates.block
+    choices = work.thinned * THINNING / crew.shards
+    return together / share + choices + work.between / rates.double + work.rounds * crew.round
 
 
 def tree_seconds(recipe: Recipe, n: int, d: int, rates: Rates, crew: Crew) -> list[float]:

@@ -1,13 +1,26 @@
 """What a fit takes by the model: it counts what the engine does, and follows n, d, k and the crew."""
 
-from dataclasses import replace
+import math
+from dataclasses import astuple, replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from curation import batches, candidates, cost, fit, merits, shards, sketch
-from curation.cost import Crew, Rates, Work, fit_work, level_work, scan_work, seconds
+from curation import batches, candidates, cost, fit, merits, recall, shards, sketch, splitting
+from curation.cost import (
+    Crew,
+    Rates,
+    Work,
+    division_work,
+    fit_work,
+    full_work,
+    level_fits,
+    level_work,
+    scan_work,
+    seconds,
+)
 from curation.descent import Plan
 from curation.recipe import Recipe
 
@@ -34,6 +47,7 @@ def test_the_constants_that_the_engine_has_too_are_the_same():
     assert fit._BRISK + 1 == cost.PASSING_ITERATIONS
     assert (cost.OVERDRAW, cost.JUDGES) == (batches.OVERDRAW, merits.JUDGES)
     assert cost.PASSING_JUDGES == merits.FEW_JUDGES
+    assert (cost.SPLIT_BATCHES, cost.RECALLED) == (splitting.BATCHES, recall.SAMPLE)
     first = next(d for d in range(1, 10_000) if sketch.pays(d))
     assert first == cost.SKETCH * cost.SKETCHED
 
@@ -90,3 +104,78 @@ def test_hands_divide_pairs_and_not_what_is_done_alone():
 def test_a_group_costs_every_shard_anew():
     groups = Work(blocks=1000)
     assert seconds(groups, 8, RATES, Crew(2)) == pytest.approx(seconds(groups, 8, RATES, Crew(1)))
+
+
+def test_bytes_are_those_of_all_rows_that_are_read():
+    assert Work(read=100, updated=20, scanned=1e9).row_bytes(64) == 120 * 64 * 4
+    assert scan_work(1000, 50).row_bytes(16, 2) == 1000 * 16 * 2
+
+
+def test_a_level_that_is_split_is_a_coarse_fit_and_its_division():
+    n, d = 2_000_000, 256
+    whole, split = Recipe([100_000, 1000]), Recipe([100_000, 1000], split=[100, 1])
+    coarse = level_work(Recipe([1000]), 1, n, d)
+    divided = level_work(split, 1, n, d)
+    assert astuple(divided) == pytest.approx(astuple(coarse + division_work(n, 1000, 100, split.plan)))
+    # each point looks at the 100 leaves of its own cluster: while they are drawn, in every iteration, at last
+    looks = (divided + coarse * -1).operations(d) / (2 * n * d * 100)
+    assert looks == pytest.approx(1 + cost.SPLIT_ITERATIONS + 1)
+    assert divided.operations(d) < level_work(whole, 1, n, d).operations(d) / 3
+    assert level_work(split, 2, 100_000, d) == level_work(whole, 2, 100_000, d)
+
+
+@given(
+    st.integers(0, 3),
+    st.one_of(st.just("auto"), st.lists(st.integers(0, 5), min_size=3, max_size=3)),
+    st.one_of(st.none(), st.lists(st.sampled_from([1, 5]), min_size=3, max_size=3)),
+)
+def test_fits_of_the_levels_are_those_of_the_recipe(steps, points, split):
+    clashes = (
+        [p > 1 and s > 1 for p, s in zip(points, split, strict=True)] if split and points != "auto" else []
+    )
+    assume(not (steps and any(clashes)))
+    recipe = Recipe([500, 100, 10], steps, points, split=split)
+    inputs = [10_000, 500, 100]
+    assert sum(level_fits(recipe, i, n) for i, n in enumerate(inputs, start=1)) == recipe.fits(10_000)
+
+
+def test_approximate_scans_look_at_a_few_lists():
+    pytest.importorskip("faiss")
+    ivf = Plan(algorithm="ivf")
+    n, d, k = 1_000_000, 64, 100_000
+    assert full_work(n, d, cost.FEW, ivf) == full_work(n, d, cost.FEW, Plan()) == scan_work(n, cost.FEW)
+    assert full_work(n, d, k, Plan(algorithm="lloyd")) == scan_work(n, k)
+    lists = 4 * math.sqrt(k)
+    looks = n * (lists + 8 * k / lists) + 6 * k * lists
+    assert full_work(n, d, k, ivf).operations(d) == pytest.approx(2 * d * looks)
+    # the last scan, and those of a fit whose points have no sketch
+    exact, near = (level_work(Recipe([k], algorithm=a), 1, n, d).operations(d) for a in ("auto", "ivf"))
+    scans = 1 + cost.FAR_SCANS
+    assert exact - near == pytest.approx(2 * d * (scans * (n * k - looks) - cost.RECALLED * k))
+
+
+def test_the_lists_that_are_counted_are_those_that_are_made():
+    faiss = pytest.importorskip("curation.kernels.faiss")
+    k = 2500
+    index = faiss._filed(np.random.default_rng(0).random((k, 4), np.float32), 0)
+    assert index.nlist == cost.LISTS * math.sqrt(k)
+    assert index.cp.niter == cost.FILINGS - 1
+
+
+def test_lloyd_scans_all_centroids_between_resampling_steps_as_well():
+    recipe = Recipe([5000], 3, [4], algorithm="lloyd")
+    assert level_work(recipe, 1, 100_000, 256).sketched == 0
+
+
+def test_all_wait_for_the_largest_share():
+    pairs, groups = Work(scanned=1e9, updated=1e6), Work(blocks=1000)
+    even, uneven = Crew(2), Crew(2, uneven=1.6)
+    assert seconds(pairs, 8, RATES, uneven) == pytest.approx(1.6 * seconds(pairs, 8, RATES, even))
+    assert seconds(groups, 8, RATES, uneven) == seconds(groups, 8, RATES, even)
+
+
+def test_seeds_of_a_division_are_chosen_by_the_centroid_workers_at_a_time():
+    choices = Work(thinned=1000)
+    assert seconds(choices, 8, RATES, Crew(4, uneven=2.0)) == 1000 * cost.THINNING / 4
+    few, many = (division_work(10_000, 50, leaves, FAST).thinned for leaves in (4, 40))
+    assert (few, many) == (50 * 4, 50 * cost.SPLIT_BATCHES)
