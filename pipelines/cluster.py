@@ -34,7 +34,7 @@ from pipelines import written
 from pipelines.blocks import part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
-from pipelines.errors import RunError
+from pipelines.errors import RequestError, RunError
 from pipelines.estimate import RESIDENT_SHARE, ROWS_WORTH_A_MACHINE, shards, shards_asked, stage_estimate
 from pipelines.groups import groups
 from pipelines.manifest import digest, read_manifest
@@ -52,6 +52,7 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     """Grows the tree; returns what the manifest counts.
 
     Raises:
+        RequestError: The embeddings are so long, or so short, that they leave float32.
         RunError: Nothing is embedded, or the pool cannot be clustered as asked.
     """
     began = time.monotonic()
@@ -282,6 +283,9 @@ def _looked_into(config: Config, store: Store) -> tuple[list[str], list[int], in
     """The parts that have rows, how many, and the exponent of the pool's grid: the largest of its parts'.
 
     It is 0 for unit rows, of which nothing but their number is read.
+
+    Raises:
+        RequestError: There is no such grid.
     """
     parts, cosine = written.parts(store, "embeddings"), config.cluster.distance == "cosine"
     looks = ray.get([_look_into.remote(store, group, cosine) for group in groups(parts)])
@@ -291,7 +295,23 @@ def _looked_into(config: Config, store: Store) -> tuple[list[str], list[int], in
     if not found:
         return [], [], 0
     names, rows, exponents = (list(column) for column in zip(*found, strict=True))
-    return names, rows, exact.pool_exponent(exponents)
+    exponent = exact.pool_exponent(exponents)
+    try:
+        exact.Grid(exponent)
+    except CurationError as error:
+        longest = ray.get(_longest.remote(store, names[int(np.argmax(exponents))]))
+        raise RequestError(_off_the_grid(longest, exponent)) from error
+    return names, rows, exponent
+
+
+def _off_the_grid(name: str, exponent: int) -> str:
+    """What to say of a pool whose longest embedding is the one with this id."""
+    drop = "leave that sample out if it alone is so long, " if exponent > 0 else ""
+    return (
+        f"the longest embedding, that of {name!r}, has a norm of about 2^{exponent}, so squared distances"
+        f" leave float32: {drop}multiply all embeddings by 2^{-exponent} or so, or set cluster.distance to"
+        " cosine, which looks at their directions alone"
+    )
 
 
 @ray.remote(num_cpus=1)
@@ -308,6 +328,14 @@ def _shares(rows: Sequence[int], shards: int) -> list[list[int]]:
     middle = np.cumsum(rows) - np.asarray(rows) / 2
     shard = np.minimum(middle * shards // sum(rows), shards - 1).astype(int)
     return [list(np.flatnonzero(shard == i)) for i in np.unique(shard)]
+
+
+@ray.remote(num_cpus=1)
+def _longest(store: Store, part: str) -> str:
+    """The id of the longest embedding of a part."""
+    table = store.read_table(part, ["id", "embedding"])
+    squares = exact.sum_of_squares(matrix(table["embedding"]))
+    return str(table["id"][int(squares.argmax())].as_py())
 
 
 def _monitor(progress: Progress) -> Any:

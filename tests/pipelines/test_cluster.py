@@ -16,7 +16,7 @@ from pipelines.blocks import part_name
 from pipelines.cluster import UNFINISHED, cluster
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
-from pipelines.errors import RunError
+from pipelines.errors import RequestError, RunError
 from pipelines.progress import Progress
 from pipelines.sample import read_tree, sample
 from pipelines.store import Store
@@ -129,6 +129,23 @@ def test_far_points_are_refused_with_a_way_out(tmp_path):
     store, _ = embedded(tmp_path, points)
     with pytest.raises(RunError, match="subtract their mean"):
         cluster(config(cluster={"n_clusters": [10, 3]}), store, Progress(store))
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [(1.0, r"that of 'sample-7', has a norm of about 2\^100, .* leave that sample out .* by 2\^-100"),
+     (2.0**-60, r"about 2\^-5\d, so squared distances leave float32: multiply all embeddings by 2\^5\d ")],
+)  # fmt: skip
+def test_an_embedding_that_leaves_float32_is_named_before_shards_begin(tmp_path, monkeypatch, scale, said):
+    points = POINTS * np.float32(scale)
+    if scale == 1:
+        points[7, 3] = 1e30
+    store, _ = embedded(tmp_path, points)
+    monkeypatch.setattr("pipelines.cluster.RayWorkers", lambda *_, **__: pytest.fail("shards were started"))
+    with pytest.raises(RequestError, match=said) as refusal:
+        cluster(config(), store, Progress(store))
+    assert "cluster.distance" in str(refusal.value)
+    assert refusal.value.exit_code == 2
 
 
 def test_nothing_embedded_is_said(tmp_path):
