@@ -35,7 +35,16 @@ from pipelines.blocks import part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RequestError, RunError
-from pipelines.estimate import RESIDENT_SHARE, ROWS_WORTH_A_MACHINE, shards, shards_asked, stage_estimate
+from pipelines.estimate import (
+    RESIDENT_SHARE,
+    ROWS_WORTH_A_MACHINE,
+    greedy_refusal,
+    shards,
+    shards_asked,
+    shared_out,
+    shares,
+    stage_estimate,
+)
 from pipelines.groups import groups
 from pipelines.manifest import digest, read_manifest
 from pipelines.points import Assignments, PoolRows
@@ -70,7 +79,7 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     work = _Work(config, store, progress, recipe, parts, rows, exponent, digest(basis))
     there = _there(config, total)
     gpus = config.cluster.num_gpus if there.most_gpus else 0
-    count = shards_asked(config, total, there.most_cpus, there.most_gpus if gpus else 0)
+    count = min(len(parts), shards_asked(config, total, there.most_cpus, there.most_gpus if gpus else 0))
     regrouped = 0
     with asked(there, {"GPU": 1} if gpus else {"CPU": 1}, count), cleared(store):
         estimate = work.estimate()
@@ -121,15 +130,19 @@ class _Work:
     exponent: int
     basis: str
 
-    def shards(self) -> int:
-        """Point shards that can work now."""
+    def wanted(self) -> int:
+        """Point shards for which there is room now."""
         there = _there(self.config, sum(self.rows))
         return shards(self.config, sum(self.rows), there.cpus, there.most_gpus and max(1.0, there.gpus))
+
+    def shards(self) -> int:
+        """Point shards that can work now: there are no more of them than parts to share out."""
+        return len(shares(self.rows, self.wanted()))
 
     def estimate(self) -> float:
         """Seconds that it will take those who can work now."""
         dimensions, cpus = self.store.dimensions(self.parts[0]), max(1, int(resources(self.config.ray).cpus))
-        return stage_estimate(self.recipe, sum(self.rows), dimensions, self.shards(), cpus)
+        return stage_estimate(self.recipe, shared_out(self.rows, self.wanted()), dimensions, cpus)
 
     def grow(self, checkpoint: Checkpoint | None) -> tuple[list[Grown], int]:
         """Grows the tree on the machines that are there, and writes it; the levels, and the shards.
@@ -140,13 +153,13 @@ class _Work:
         """
         config, store = self.config, self.store
         readers = _readers(
-            config, store, self.parts, self.rows, self.shards(), self.exponent, self.recipe, self.basis
+            config, store, self.parts, self.rows, self.wanted(), self.exponent, self.recipe, self.basis
         )
         self.progress.start("cluster", self.recipe.fits(sum(self.rows)), "fits")
         workers = RayWorkers(
             readers,
             len(readers),
-            gpus=self._gpus(),
+            gpus=self._gpus(len(readers)),
             reduce=config.cluster.reduce,
             wanted=self.shards if config.cluster.shards == "auto" else None,
         )
@@ -178,7 +191,7 @@ class _Work:
             workers.close()
         return grown, len(readers)
 
-    def _gpus(self) -> float | None:
+    def _gpus(self, n_shards: int) -> float | None:
         """GPUs of a shard; None to share out those that are there."""
         if self.config.cluster.num_gpus != "auto":
             return self.config.cluster.num_gpus
@@ -186,7 +199,7 @@ class _Work:
         if not there.most_gpus or not there.gpus:
             return min(1.0, there.most_gpus)
         bounded = self.config.ray.gpus != "auto"
-        return min(1.0, int(100 * there.gpus / self.shards()) / 100) if bounded else None
+        return min(1.0, int(100 * there.gpus / n_shards) / 100) if bounded else None
 
 
 def _there(config: Config, total: int) -> Resources:
@@ -245,20 +258,16 @@ def _readers(
         CurationError: `cluster.memory` is too little for a shard; the message says how much it takes.
         RunError: It is too little for greedy k-means++.
     """
-    shares = _shares(rows, n_shards)
-    memory = _memory(config, len(shares))
+    dealt = shares(rows, n_shards)
+    memory = _memory(config, len(dealt))
     cosine = config.cluster.distance == "cosine"
     scratch, here = scratch_of(store), identity()
     readers = []
-    for share in shares:
+    for share in dealt:
         mine, counts = [parts[i] for i in share], [rows[i] for i in share]
         footing = Footing(memory, sum(counts), store.dimensions(parts[0]), recipe.n_clusters[0])
-        if recipe.init == "k-means++" and not footing.resident:
-            raise RunError(
-                "cluster.init k-means++ reads every point for every seed, so all points of a shard must fit"
-                f" its memory: they take {footing.whole:,} bytes and cluster.memory gives {memory:,}: raise"
-                " it, spread the points over more shards, or leave cluster.init at auto"
-            )
+        if refusal := greedy_refusal(recipe, footing):
+            raise RunError(refusal)
         folder = scratch / digest([basis, store.url, mine])
         readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder), here))
     kept = {Path(reader.folder) for reader in readers}  # a killed run's, of which other shards are of no use
@@ -321,13 +330,6 @@ def _look_into(store: Store, parts: Sequence[str], cosine: bool) -> list[tuple[i
         return [(store.rows(part), 0) for part in parts]
     columns = (store.read_table(part, ["embedding"]).column("embedding") for part in parts)
     return [(len(column), exact.grid_exponent(matrix(column)) if len(column) else 0) for column in columns]
-
-
-def _shares(rows: Sequence[int], shards: int) -> list[list[int]]:
-    """Parts of each shard: runs of parts with nearly equal numbers of rows, none empty."""
-    middle = np.cumsum(rows) - np.asarray(rows) / 2
-    shard = np.minimum(middle * shards // sum(rows), shards - 1).astype(int)
-    return [list(np.flatnonzero(shard == i)) for i in np.unique(shard)]
 
 
 @ray.remote(num_cpus=1)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from curation.cost import SKETCH, Crew, Rates, is_sketched, tree_seconds
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.cost import FEW, SKETCH, Crew, Rates, is_sketched, tree_seconds
 from curation.recipe import Recipe
 from curation.rows import Footing
 from pipelines.calibration import BRIEF, machine, measure
@@ -22,12 +27,18 @@ WRITE = 2e6
 """Rows a second of assignments that an actor writes."""
 RESIDENT_SHARE = 0.5
 """Of the memory that all shards may take where `cluster.memory` is auto."""
-PROCESS_BYTES = 350_000_000
+PROCESS_BYTES = 280_000_000
 """Of a shard's process with its packages and tiles, before it holds anything."""
+SLICE_PROCESS_BYTES = 150_000_000
+"""Of a centroid shard's process, of which there are as many."""
+MERGED_BYTES = 28
+"""Of a coordinate of a centroid while all of them are updated: sums, means twice as float64, and float32."""
+DRIVER_BYTES = 1_000_000_000
+"""Of Ray's own processes and of the driver, which has a third of it."""
 
 
 def shards(config: Config, total: int, cpus: float, gpus: float = 0.0) -> int:
-    """Point shards of a run over `total` points: one a GPU where there are GPUs, else one a CPU."""
+    """Point shards wanted for `total` points: one a GPU where there are GPUs, else one a CPU."""
     if config.cluster.shards != "auto":
         return config.cluster.shards
     room = cpus
@@ -43,33 +54,53 @@ def shards_asked(config: Config, total: int, most_cpus: float, most_gpus: float)
     return min(shards(config, total, most_cpus, most_gpus), max(1, total // ROWS_WORTH_A_MACHINE))
 
 
-def crew(n_shards: int, cpus: int) -> Crew:
-    """Who works at a time: shards beyond the CPUs wait for their turn."""
-    return Crew(min(n_shards, cpus), 1, ROUND)
+def shares(rows: Sequence[int] | NDArray[np.int64], n_shards: int) -> list[list[int]]:
+    """Parts of each shard that there can be: a part is not divided, and no shard is without one.
+
+    Args:
+        rows: Of each part, at least one.
+        n_shards: Shards wanted; where parts are few or uneven, there are fewer.
+
+    Returns:
+        Runs of parts with nearly equal numbers of rows.
+    """
+    middle = np.cumsum(rows) - np.asarray(rows) / 2
+    shard = np.minimum(middle * n_shards // np.sum(rows), n_shards - 1).astype(int)
+    runs = np.split(np.arange(len(shard)), np.flatnonzero(np.diff(shard)) + 1)
+    return [run.tolist() for run in runs]
+
+
+def shared_out(rows: Sequence[int] | NDArray[np.int64], n_shards: int) -> list[int]:
+    """Points of each shard that there can be."""
+    return [sum(int(rows[part]) for part in share) for share in shares(rows, n_shards)]
+
+
+def crew(held: Sequence[int], cpus: int) -> Crew:
+    """Who works at a time, each shard on what it holds; shards beyond the CPUs wait for their turn."""
+    working = min(len(held), cpus)
+    return Crew(working, 1, ROUND, max(1.0, max(held) * working / sum(held)))
 
 
 def stage_seconds(recipe: Recipe, total: int, dimensions: int, rates: Rates, working: Crew) -> list[float]:
     """Time of the cluster stage over `total` points, level by level; reading and writing are of the first."""
     levels = tree_seconds(recipe, total, dimensions, rates, working)
-    mine = total / working.shards
+    mine = working.uneven * total / working.shards
     levels[0] += START + mine * 4 * dimensions / READ + mine / WRITE
     return levels
 
 
-def stage_estimate(recipe: Recipe, total: int, dimensions: int, n_shards: int, cpus: int) -> float:
+def stage_estimate(recipe: Recipe, held: Sequence[int], dimensions: int, cpus: int) -> float:
     """Time of the cluster stage by a brief measurement of this machine, one of the cluster's like any other.
 
     Args:
         recipe: What will be grown.
-        total: Points.
+        held: Points of each shard.
         dimensions: Of a point.
-        n_shards: Point shards.
         cpus: Of the whole cluster.
     """
-    threads = min(n_shards, machine().cpus)
+    total, threads = sum(held), min(len(held), machine().cpus)
     rates = measure(total, dimensions, recipe.n_clusters[0], threads, BRIEF)
-    working = crew(n_shards, cpus)
-    return sum(stage_seconds(recipe, total, dimensions, rates, working))
+    return sum(stage_seconds(recipe, total, dimensions, rates, crew(held, cpus)))
 
 
 def allowed(config: Config, n_shards: int, memory: int) -> int:
@@ -84,3 +115,44 @@ def actor_bytes(footing: Footing) -> int:
         width = footing.dimensions + (SKETCH if is_sketched(footing.dimensions) else 0)
         return PROCESS_BYTES + footing.fixed + 4 * width * footing.n_points
     return PROCESS_BYTES + footing.memory
+
+
+def stage_bytes(footing: Footing, n_shards: int) -> int:
+    """Memory of all processes of the stage and of Ray's object store, where all are on one machine.
+
+    Args:
+        footing: Of the largest point shard.
+        n_shards: Point shards, and as many centroid shards.
+    """
+    table = footing.n_clusters * footing.dimensions
+    stored = table * (2 * 4 + 8 * n_shards)  # the centroids, and the sums of every shard
+    processes = n_shards * (actor_bytes(footing) + SLICE_PROCESS_BYTES) + DRIVER_BYTES
+    return processes + MERGED_BYTES * table + stored
+
+
+def streamed_bytes(recipe: Recipe, total: int, dimensions: int, halves: bool) -> int:
+    """Disk of `total` points that are not held in memory: their rows, and their sketches where there are any.
+
+    Args:
+        recipe: What is grown.
+        total: Points.
+        dimensions: Of a point.
+        halves: Whether float16 holds them exactly.
+    """
+    rows = total * dimensions * (2 if halves else 4)
+    k = recipe.n_clusters[0] // recipe.split_of(1)
+    if recipe.algorithm == "lloyd" or k <= FEW or not is_sketched(dimensions):
+        return rows
+    views = recipe.resample_steps * min(total, recipe.points_of(1, total) * k)  # each has a sketch of its own
+    return rows + 4 * SKETCH * (total + views)
+
+
+def greedy_refusal(recipe: Recipe, footing: Footing) -> str:
+    """Why a shard on this footing cannot find greedy seeds; empty where it can, or need not."""
+    if recipe.init != "k-means++" or footing.resident:
+        return ""
+    return (
+        "cluster.init k-means++ reads every point for every seed, so all points of a shard must fit its"
+        f" memory: they take {footing.whole:,} bytes and cluster.memory gives {footing.memory:,}: raise it,"
+        " spread the points over more shards, or leave cluster.init at auto"
+    )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from curation.cost import tree_work
+from curation.cost import level_fits, tree_work
 from curation.errors import CurationError
 from curation.levels import auto_reason
 from curation.recipe import Recipe
@@ -23,7 +26,17 @@ from pipelines.calibration import Machine, disk_rates, existing, machine, measur
 from pipelines.cluster import recipe_of
 from pipelines.config import Config
 from pipelines.errors import RequestError
-from pipelines.estimate import actor_bytes, allowed, crew, shards, stage_seconds
+from pipelines.estimate import (
+    actor_bytes,
+    allowed,
+    crew,
+    greedy_refusal,
+    shards,
+    shared_out,
+    stage_bytes,
+    stage_seconds,
+    streamed_bytes,
+)
 from pipelines.gpus import GPUS, gpu_seconds, streams
 from pipelines.manifest import read_manifest
 from pipelines.owner import settled_paths
@@ -38,14 +51,12 @@ ID_BYTES = 60
 """Of the names and the key of a sample in a file, compressed."""
 ASSIGNED_BYTES = 50
 """Of a row of assignments."""
-CURATED_BYTES = 120
+CURATED_BYTES = 60
 """Of a row of the curated set."""
 COLUMN_BYTES = 12
 """Of one value more that a modality, or ``source.keep``, adds to a row."""
 FOOTPRINT_BYTES = 200
 """Of a row of GeoParquet: its polygon, and the box around it."""
-DRIVER_BYTES = 500_000_000
-"""Of Ray's own processes and of the driver."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class LevelPlan:
         level: From the leaves up, from 1.
         inputs: Points that it clusters.
         clusters: Into how many.
-        fits: k-means fits, resampling steps included.
+        fits: k-means fits, resampling steps and the division of a split level included.
         operations: Floating-point operations.
         bytes: Of rows that pass through the processors.
         seconds: On this machine.
@@ -81,10 +92,11 @@ class Plan:
         decided: Why the pool is read as it is, where `source.format` is auto.
         dimensions: Of an embedding, and `dimensions_of` says who told.
         levels: From the leaves up; `levels_reason` where they are auto.
-        shards: Point shards, of a thread each.
-        actor_memory: Of one of them; `streamed` where it reads its points in passes.
+        shards: Point shards, of a thread each; there are no more than parts of the pool to share out.
+        actor_memory: Of the one that holds most points; `streamed` where it reads them in passes.
         memory: Of all processes and Ray's object store on this machine.
-        disk: What each stage leaves in the run directory; `disk_free` where it is on a local disk.
+        disk: What each stage leaves in the run directory, and ``unfinished``, which is there while points
+            are read in passes; `disk_free` where it is on a local disk.
         machine: CPU, CPUs, memory, BLAS kernels, and measured rates.
         cluster_seconds: Of the cluster stage on this machine.
         gpu_seconds: Of the same arithmetic on one GPU of each kind.
@@ -127,7 +139,8 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
         raise RequestError(f"--dimensions {dimensions} is no length of an embedding: give a number from 1 on")
     config = settled_paths(config)
     store, pool, here = Store(config.output or ""), open_pool(config), machine()
-    n, known, whose = _embedded(config, store, pool)
+    rows, known, whose = _embedded(config, store, pool)
+    n = int(rows.sum())
     d, whose = (dimensions, "--dimensions") if dimensions else (known, whose)
     kind = "embeddings" if is_embedded(pool) else f"{pool.modality.name} samples"
     found = Plan(n, kind, pool.source.decided, d, whose)
@@ -135,11 +148,12 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
     recipe = _recipe(config, n)
     if config.cluster.n_clusters == "auto":
         found.levels_reason = auto_reason(n)
-    found.shards = shards(config, n, here.cpus)
+    held = shared_out(rows, shards(config, n, here.cpus))
+    found.shards = len(held)
     inputs = [n, *recipe.n_clusters]
     for number, k in enumerate(recipe.n_clusters, start=1):
-        fits = 1 + recipe.resample_steps * (recipe.points_of(number, inputs[number - 1]) > 0)
-        found.levels.append(LevelPlan(number, inputs[number - 1], k, fits))
+        points = inputs[number - 1]
+        found.levels.append(LevelPlan(number, points, k, level_fits(recipe, number, points)))
     found.machine = {"cpu": here.cpu, "cpus": here.cpus, "memory": here.memory}
     found.machine["blas"] = [f"openblas {kernel}" for kernel in here.kernels]
     if d is None:
@@ -148,98 +162,106 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
             " name it with --dimensions"
         )
     else:
-        _plan_work(config, found, recipe, here, d)
-        _plan_disk(config, store, pool, found, d)
+        _plan_work(found, recipe, here, d, held)
+        _plan_memory(config, found, recipe, here, d, max(held))
+        _plan_disk(config, store, pool, found, recipe, d)
+        _note_the_page_cache(found, here)
     _warn_of_threads(found, here)
     _note_what_is_left_out(config, pool, found)
     return found
 
 
-def _embedded(config: Config, store: Store, pool: Pool) -> tuple[int, int | None, str]:
-    """Samples to cluster, their dimensions if they can be told, and who told."""
+def _embedded(config: Config, store: Store, pool: Pool) -> tuple[NDArray[np.int64], int | None, str]:
+    """Samples to cluster, part by part, their dimensions if they can be told, and who told."""
     done = read_manifest(store, "embeddings")
     if done and done.basis.inputs.get("pool") == pool.fingerprint:
-        parts = [part for part in written.parts(store, "embeddings") if store.rows(part)]
-        if parts:
-            return int(done.counts["embedded"]), store.dimensions(parts[0]), "the run's embeddings"
+        rows = {part: count for part in written.parts(store, "embeddings") if (count := store.rows(part))}
+        if rows:
+            counts = np.fromiter(rows.values(), np.int64)
+            return counts, store.dimensions(next(iter(rows))), "the run's embeddings"
     if isinstance(pool.source, EmbeddingsSource):
-        return pool.size, pool.source.dim, "the pool"
+        return pool.samples, pool.source.dim, "the pool"
     try:
         encoder = build(config, pool.modality)
     except ModalityError as error:
-        return pool.size, None, str(error)
-    return pool.size, encoder.dim, f"the encoder {encoder.spec}"
+        return pool.samples, None, str(error)
+    return pool.samples, encoder.dim, f"the encoder {encoder.spec}"
 
 
 def _recipe(config: Config, n: int) -> Recipe:
     """What will be grown; levels of more clusters than there are inputs are cut, which is warned of."""
     recipe = recipe_of(config, n)
     levels: list[int] = []
-    for k in recipe.n_clusters:
+    split: list[int] = []
+    for level, k in enumerate(recipe.n_clusters, start=1):
         if (cut := min(k, levels[-1] - 1 if levels else n)) > 0:
-            levels.append(cut)
+            split.append(recipe.split_of(level) if recipe.split_of(level) <= cut else 1)
+            levels.append(cut - cut % split[-1])  # it has to be coarse clusters of so many each
     points = recipe.resample_points
     return replace(
-        recipe, n_clusters=levels, resample_points=points if points == "auto" else points[: len(levels)]
+        recipe,
+        n_clusters=levels,
+        split=split,
+        resample_points=points if points == "auto" else points[: len(levels)],
     )
 
 
-def _plan_work(config: Config, found: Plan, recipe: Recipe, here: Machine, d: int) -> None:
-    """Operations, bytes, memory and times."""
+def _plan_work(found: Plan, recipe: Recipe, here: Machine, d: int, held: Sequence[int]) -> None:
+    """Operations, bytes and times of shards that hold so many points."""
     n, k = found.samples, recipe.n_clusters[0]
     rates = measure(n, d, k, min(found.shards, here.cpus))
     found.machine |= {"gemm": rates.gemm, "copy": rates.memory}
     works = tree_work(recipe, n, d)
-    times = stage_seconds(recipe, n, d, rates, crew(found.shards, here.cpus))
+    times = stage_seconds(recipe, n, d, rates, crew(held, here.cpus))
     found.levels = [
         replace(level, operations=work.operations(d), bytes=work.row_bytes(d), seconds=seconds)
         for level, work, seconds in zip(found.levels, works, times, strict=True)
     ]
     found.cluster_seconds = sum(times)
-    _plan_memory(config, found, here, d, k)
     for gpu in GPUS:
         name = f"{gpu.name} (streamed)" if streams(gpu, n, d, k) else gpu.name
         found.gpu_seconds[name] = gpu_seconds(gpu, works, n, d, k)
 
 
-def _plan_memory(config: Config, found: Plan, here: Machine, d: int, k: int) -> None:
-    """What the shards hold, and whether that fits."""
-    mine, memory = -(-found.samples // found.shards), allowed(config, found.shards, here.memory)
+def _plan_memory(config: Config, found: Plan, recipe: Recipe, here: Machine, d: int, most: int) -> None:
+    """What shards of up to so many points hold, and whether that fits."""
+    memory, k = allowed(config, found.shards, here.memory), recipe.n_clusters[0]
     try:
-        footing = Footing(memory, mine, d, k)
+        footing = Footing(memory, most, d, k)
+        refusal = greedy_refusal(recipe, footing)
     except CurationError as error:
-        found.warnings.append(f"{error} (the run would end so)")
-        footing = Footing(Footing(2**62, mine, d, k).least, mine, d, k)
+        footing, refusal = Footing(Footing(2**62, most, d, k).least, most, d, k), str(error)
+    if refusal:
+        found.warnings.append(f"{refusal} (the run would end so)")
     found.streamed = not footing.resident
     found.actor_memory = actor_bytes(footing)
-    # the object store holds the centroids, and the sums of every shard
-    shared = k * d * (2 * 4 + 8 * found.shards)
-    found.memory = found.shards * found.actor_memory + shared + DRIVER_BYTES
+    found.memory = stage_bytes(footing, found.shards)
     if found.memory > here.memory:
         needs, has = scaled(found.memory, "B"), scaled(here.memory, "B")
         found.warnings.append(
             f"clustering needs about {needs} of memory, and this machine has {has}: it may be killed; lower"
             " cluster.memory, ask for fewer clusters or fewer cluster.shards, or take a larger machine"
         )
-    if found.streamed and found.samples * 2 * d > max(0, here.memory - found.memory):
-        found.notes.append(
-            "the points do not stay in the page cache, so every pass reads them from the disk, which the time"
-            " leaves out"
-        )
 
 
-def _plan_disk(config: Config, store: Store, pool: Pool, found: Plan, d: int) -> None:
+def _plan_disk(config: Config, store: Store, pool: Pool, found: Plan, recipe: Recipe, d: int) -> None:
     """What the stages leave in the run directory, and whether there is room for it."""
     n, copies = found.samples, config.sample.count(found.samples)
-    item = pool.source.dtype.itemsize if isinstance(pool.source, EmbeddingsSource) else 2
+    halves = config.encoder.normalize != "none"  # as in `pipelines.centring`
+    if isinstance(pool.source, EmbeddingsSource):
+        halves = pool.source.dtype == np.float16
+    item = 2 if halves else 4
     centroids = sum(level.clusters for level in found.levels) * (4 * d + 24)
     columns = 0 if is_embedded(pool) else len(pool.modality.columns) + len(pool.source.kept)
     curated = CURATED_BYTES + columns * COLUMN_BYTES
     found.disk = {
         "embeddings": n * (item * d + ID_BYTES + columns * COLUMN_BYTES),
-        "tree": n * ASSIGNED_BYTES + centroids + (2 * d * n if found.streamed else 0),
+        "tree": n * ASSIGNED_BYTES + centroids,
         "curated": copies * curated,
     }
+    if found.streamed:  # what is brought to unit norm anew, in float32, is in float16 no more
+        halves &= recipe.distance == "euclidean"
+        found.disk["unfinished"] = streamed_bytes(recipe, n, d, halves)
     payloads = sum(form in ("parquet", "files") for form in config.export.formats)
     if is_embedded(pool):
         found.disk["export"] = payloads * copies * (item * d + ID_BYTES)
@@ -249,18 +271,21 @@ def _plan_disk(config: Config, store: Store, pool: Pool, found: Plan, d: int) ->
         )
     if "geoparquet" in config.export.formats and found.disk["export"] is not None:
         found.disk["export"] += copies * (curated + FOOTPRINT_BYTES)
-    if store.local is None:
-        return
-    found.disk_free = shutil.disk_usage(existing(store.local)).free
-    there = _there(store.local)
-    needed = sum(part or 0 for part in found.disk.values()) - there
+    if store.local is not None:
+        _look_at_the_disk(store, store.local, found)
+
+
+def _look_at_the_disk(store: Store, folder: Path, found: Plan) -> None:
+    """What the disk of the run directory has room for, and how fast it is."""
+    found.disk_free = shutil.disk_usage(existing(folder)).free
+    needed = sum(part or 0 for part in found.disk.values()) - _there(folder)
     if needed > found.disk_free:
         found.warnings.append(
             f"the run needs about {scaled(needed, 'B')} on the disk of {store.url}, which has"
             f" {scaled(found.disk_free, 'B')} left: make room, or choose another output"
         )
     try:
-        written, read = disk_rates(store.local)
+        written, read = disk_rates(folder)
     except OSError as error:
         found.warnings.append(
             f"output {store.url} cannot be written to ({error.strerror}): choose another output"
@@ -271,7 +296,7 @@ def _plan_disk(config: Config, store: Store, pool: Pool, found: Plan, d: int) ->
 
 def _there(folder: Path) -> int:
     """Bytes of an earlier attempt, which a run writes again or keeps."""
-    stages = ("embeddings", "tree", "curated", "export")
+    stages = ("embeddings", "tree", "unfinished", "curated", "export")
     files = (file for stage in stages for file in (folder / stage).rglob("*"))
     return sum(file.stat().st_size for file in files if file.is_file())
 
@@ -296,6 +321,14 @@ def _warn_of_threads(found: Plan, here: Machine) -> None:
             )
     if found.shards > here.cpus:
         found.notes.append(f"{found.shards} shards take turns on the {here.cpus} CPUs of this machine")
+
+
+def _note_the_page_cache(found: Plan, here: Machine) -> None:
+    if found.streamed and (found.disk["unfinished"] or 0) > max(0, here.memory - (found.memory or 0)):
+        found.notes.append(
+            "the points do not stay in the page cache, so every pass reads them from the disk, which the time"
+            " leaves out"
+        )
 
 
 def _note_what_is_left_out(config: Config, pool: Pool, found: Plan) -> None:

@@ -12,11 +12,13 @@ import pyarrow as pa
 import pytest
 
 from curation import HierarchicalKMeans, balanced_sample, chance
+from curation.shards import RayWorkers
 from pipelines.blocks import part_name
 from pipelines.cluster import UNFINISHED, cluster
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RequestError, RunError
+from pipelines.estimate import shared_out, shares
 from pipelines.progress import Progress
 from pipelines.sample import read_tree, sample
 from pipelines.store import Store
@@ -146,6 +148,49 @@ def test_an_embedding_that_leaves_float32_is_named_before_shards_begin(tmp_path,
         cluster(config(), store, Progress(store))
     assert "cluster.distance" in str(refusal.value)
     assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted", "held"),
+    [
+        ([10_000], 2, [10_000]),
+        ([16_384] * 6 + [1_696], 16, [16_384] * 6 + [1_696]),
+        ([16_384, 3_616], 2, [16_384, 3_616]),
+        ([5, 5, 5, 5], 2, [10, 10]),
+        ([1, 1, 1, 97], 3, [3, 97]),
+        ([7, 9], 1, [16]),
+    ],
+)
+def test_there_are_no_more_shards_than_parts(rows, wanted, held):
+    dealt = shares(rows, wanted)
+    assert [part for share in dealt for part in share] == list(range(len(rows)))
+    assert shared_out(rows, wanted) == held
+
+
+def test_a_pool_of_fewer_parts_than_cpus_is_not_regrouped_for_more(tmp_path, monkeypatch):
+    """Whoever looks for room for more shards, here at every iteration, sees that there are no more parts."""
+    seen = []
+
+    class Looking(RayWorkers):
+        def outgrown(self):
+            self._looked = -1e9
+            seen.append(self.wanted())
+            return super().outgrown()
+
+    def estimated(recipe, held, *_):
+        seen.append(held)
+        return 1.0
+
+    monkeypatch.setattr("pipelines.cluster.RayWorkers", Looking)
+    monkeypatch.setattr("pipelines.cluster.stage_estimate", estimated)
+    monkeypatch.setattr("pipelines.cluster._REGROUPS", 1)
+    store, _ = embedded(tmp_path, blobs(10_000, 4, 60), rows_a_part=10_000)
+    asked = config(cluster={"n_clusters": [20], "max_iter": 6, "resample": {"steps": 0}})
+    counts = cluster(asked, store, Progress(store))
+    assert (counts["shards"], counts["regrouped"]) == (1, 0)
+    assert seen[0] == [10_000]
+    assert len(seen) >= 3
+    assert set(seen[1:]) == {1}
 
 
 def test_nothing_embedded_is_said(tmp_path):
