@@ -272,11 +272,6 @@ def level_work(recipe: Recipe, level: int, n: int, d: int) -> Work:
     return work + fit_work(taken, d, k, recipe.plan)
 
 
-def level_fits(recipe: Recipe, level: int, n: int) -> int:
-    """k-means fits of a level of n inputs: its own, one a resampling step, and its division."""
-    return 1 + recipe.resample_steps * (recipe.points_of(level, n) > 0) + (recipe.split_of(level) > 1)
-
-
 def division_work(n: int, k: int, leaves: int, plan: Plan) -> Work:
     """The division of k coarse clusters of n points into so many leaves each, by Lloyd's algorithm.
 

@@ -124,10 +124,11 @@ class Recipe:
             points = int(n_inputs / self.n_clusters[level - 1] / 2 + 0.5)
         return points if points > 1 else 0
 
+    def fits_of(self, level: int, n_inputs: int) -> int:
+        """k-means fits of a level: its own, one a resampling step, and its division."""
+        return 1 + self.resample_steps * (self.points_of(level, n_inputs) > 0) + (self.split_of(level) > 1)
+
     def fits(self, n_points: int) -> int:
         """k-means fits that growing takes, for a progress bar."""
         inputs = [n_points, *self.n_clusters]
-        return sum(
-            1 + self.resample_steps * (self.points_of(level, n) > 0) + (self.split_of(level) > 1)
-            for level, n in zip(range(1, len(self.n_clusters) + 1), inputs, strict=False)
-        )
+        return sum(self.fits_of(level, n) for level, n in enumerate(inputs[:-1], start=1))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from curation.cost import level_fits, tree_work
+from curation.cost import tree_work
 from curation.errors import CurationError
 from curation.levels import auto_reason
 from curation.recipe import Recipe
@@ -153,7 +153,7 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
     inputs = [n, *recipe.n_clusters]
     for number, k in enumerate(recipe.n_clusters, start=1):
         points = inputs[number - 1]
-        found.levels.append(LevelPlan(number, points, k, level_fits(recipe, number, points)))
+        found.levels.append(LevelPlan(number, points, k, recipe.fits_of(number, points)))
     found.machine = {"cpu": here.cpu, "cpus": here.cpus, "memory": here.memory}
     found.machine["blas"] = [f"openblas {kernel}" for kernel in here.kernels]
     if d is None:

@@ -16,7 +16,6 @@ from curation.cost import (
     division_work,
     fit_work,
     full_work,
-    level_fits,
     level_work,
     scan_work,
     seconds,
@@ -122,21 +121,6 @@ def test_a_level_that_is_split_is_a_coarse_fit_and_its_division():
     assert looks == pytest.approx(1 + cost.SPLIT_ITERATIONS + 1)
     assert divided.operations(d) < level_work(whole, 1, n, d).operations(d) / 3
     assert level_work(split, 2, 100_000, d) == level_work(whole, 2, 100_000, d)
-
-
-@given(
-    st.integers(0, 3),
-    st.one_of(st.just("auto"), st.lists(st.integers(0, 5), min_size=3, max_size=3)),
-    st.one_of(st.none(), st.lists(st.sampled_from([1, 5]), min_size=3, max_size=3)),
-)
-def test_fits_of_the_levels_are_those_of_the_recipe(steps, points, split):
-    clashes = (
-        [p > 1 and s > 1 for p, s in zip(points, split, strict=True)] if split and points != "auto" else []
-    )
-    assume(not (steps and any(clashes)))
-    recipe = Recipe([500, 100, 10], steps, points, split=split)
-    inputs = [10_000, 500, 100]
-    assert sum(level_fits(recipe, i, n) for i, n in enumerate(inputs, start=1)) == recipe.fits(10_000)
 
 
 def test_approximate_scans_look_at_a_few_lists():
