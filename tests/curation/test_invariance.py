@@ -28,7 +28,8 @@ def rough(rows, transposed, out):
     np.matmul(rows, transposed, out=out)
     norms = np.linalg.norm(rows, axis=1)[:, None] * np.linalg.norm(transposed, axis=0)
     noise = np.random.default_rng(len(rows)).uniform(-0.5, 0.5, out.shape)
-    out += (noise * cpu.product_bound(len(transposed)) * norms).astype(np.float32)
+    terms = int(transposed.any(axis=1).sum())  # a coordinate that is zero adds no error
+    out += (noise * cpu.product_bound(terms) * norms).astype(np.float32)
     return out
 
 
