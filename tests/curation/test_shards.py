@@ -132,6 +132,7 @@ def test_upper_levels_spread_over_shards_as_well(twin):
     assert_equal(grow_on_ray(POINTS, RECIPE, 2, slices=3, alone=50), twin, 300)
 
 
+@pytest.mark.slow
 def test_shards_that_die_change_nothing(twin):
     """A point shard while seeding, and all of them and a centroid shard while iterating."""
     killer = killing(
@@ -200,11 +201,12 @@ def test_shards_that_die_in_a_view_change_nothing(wide, reduce):
     assert not killer.left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [
         Recipe([600], max_iter=5),
-        pytest.param(Recipe([600, 30], 1, [5, 3], max_iter=9), marks=pytest.mark.slow),
+        Recipe([600, 30], 1, [5, 3], max_iter=9),
     ],
     ids=["fit", "tree"],
 )

@@ -140,7 +140,8 @@ def embeddings(run):
     return pa.concat_tables(map(pq.read_table, parts)).select(["id", "embedding"])
 
 
-@pytest.mark.parametrize("normalize", ["unit", pytest.param("centre", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("normalize", ["unit", "centre"])
 def test_a_run_whose_batches_have_no_memory_halves_them_and_keeps_that(
     embed, tmp_path, monkeypatch, normalize
 ):

@@ -50,6 +50,7 @@ def test_tidy_ids_keep_their_names():
         assert file_name(id, ".png", SUFFIXES).startswith(name)
 
 
+@pytest.mark.slow
 def test_images_in_every_form(evenset, write_config, tmp_path, digits):
     pool = tmp_path / "pool"
     (pool / "sub").mkdir(parents=True)
