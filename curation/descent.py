@@ -15,7 +15,7 @@ from curation.checkpoint import Checkpoint, Standing
 from curation.errors import CurationError, RegroupError
 from curation.merits import FEW_JUDGES, JUDGES
 from curation.seeding import seed
-from curation.workers import Handle, Workers
+from curation.workers import Handle, Workers, slice_edges
 
 if TYPE_CHECKING:
     from curation.centroids import News
@@ -208,8 +208,7 @@ class Descent:
         judges = FEW_JUDGES if self.plan.passing else JUDGES
         where = self.view.name, n_clusters, self.view.place, directions
         self.at.own, found = start(self.workers, *where, judges)
-        n_slices = min(self.workers.n_slices, found)
-        edges = [found * i // n_slices for i in range(n_slices + 1)]
+        edges = slice_edges(found, min(self.workers.n_slices, found))
         return found, [high - low for low, high in itertools.pairwise(edges)]
 
     def lifted(self, sizes: list[int], directions: Handle | None) -> list[Handle]:

@@ -11,15 +11,13 @@ from sklearn.utils.validation import validate_data
 
 from curation import exact
 from curation.assign import Assigner
-from curation.block import PointBlock
 from curation.descent import Algorithm, Distance, Init
 from curation.estimator import FLOATS, CentroidEstimator
 from curation.hierarchy import Grown, grow
-from curation.inputs import check_points, grid_rows, point_keys
+from curation.inputs import held
 from curation.recipe import Recipe
 from curation.resampling import Strategy
 from curation.tree import Leaves, Level, Tree
-from curation.workers import LocalWorkers
 
 
 class HierarchicalKMeans(CentroidEstimator):
@@ -115,10 +113,8 @@ class HierarchicalKMeans(CentroidEstimator):
         """
         recipe = self.recipe
         points = validate_data(self, X, dtype=FLOATS, ensure_all_finite=False)
-        rows, grid = grid_rows(points, recipe.distance)
-        keys = point_keys(len(rows), ids)
-        workers = LocalWorkers([PointBlock(rows, keys, self._assigner)])
-        check_points(workers, grid.exponent)
+        workers, grid = held(points, recipe.distance, ids, self._assigner)
+        keys = workers.blocks[0].everything.keys
         found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
 
         def keep(leaves: Grown) -> None:
@@ -129,7 +125,7 @@ class HierarchicalKMeans(CentroidEstimator):
 
         grown = grow(workers, recipe, keep)
         clusters, distances = found[0]
-        names = np.arange(len(rows)) if ids is None else np.asarray(ids)
+        names = np.arange(len(keys)) if ids is None else np.asarray(ids)
         self._take(grid, np.concatenate(grown[0].slices))
         self.tree_ = Tree(
             [Level(g.sizes, g.parents, grid.decode(np.concatenate(g.slices))) for g in grown],

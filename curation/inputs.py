@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import exact
+from curation.assign import Assigner
+from curation.block import PointBlock
 from curation.chance import keys_of
 from curation.descent import Distance
 from curation.errors import CurationError
 from curation.points import SHORT
-from curation.workers import Workers
+from curation.workers import LocalWorkers, Workers
 
 
 def check_points(workers: Workers, exponent: int) -> int:
@@ -45,6 +47,20 @@ def check_points(workers: Workers, exponent: int) -> int:
             "distance='cosine'"
         )
     return count
+
+
+def held(
+    rows: NDArray[Any], distance: Distance, ids: Sequence[str] | None = None, assigner: Assigner | None = None
+) -> tuple[LocalWorkers, exact.Grid]:
+    """Rows (n, d) in one block of this process, and their grid.
+
+    Raises:
+        CurationError: They or their ids are unfit.
+    """
+    points, grid = grid_rows(rows, distance)
+    workers = LocalWorkers([PointBlock(points, point_keys(len(points), ids), assigner)])
+    check_points(workers, grid.exponent)
+    return workers, grid
 
 
 def grid_rows(rows: NDArray[Any], distance: Distance) -> tuple[NDArray[np.float32], exact.Grid]:

@@ -235,6 +235,7 @@ def explain(error: Exception) -> tuple[str, int]:
     """What to say to a person, and the exit code: 2 for a bad request, 1 for a failed run."""
     from curation.errors import CurationError
     from modalities.base import ModalityError
+    from pipelines import errors
     from pipelines.errors import EvensetError, causes
 
     chain = causes(error)
@@ -249,7 +250,8 @@ def explain(error: Exception) -> tuple[str, int]:
     root = chain[0]  # what the worker raised, without what Ray wrapped it in
     if type(root).__module__.startswith("ray."):
         if told := _IN_AN_ACTOR.search(str(root)):
-            return told[2], 1 if told[1] == "RunError" else 2
+            # curation knows no exit codes: what it refuses is a bad request
+            return told[2], getattr(errors, told[1], errors.RequestError).exit_code
         text = " ".join(str(root).split("\n")[0].split())
         return (
             f"a worker process of Ray failed ({type(root).__name__}: {text}); if it ran out of memory,"

@@ -28,7 +28,7 @@ from curation.inputs import check_points
 from curation.levels import auto_clusters, auto_reason
 from curation.recipe import Recipe
 from curation.rows import Footing
-from curation.shards import RayWorkers
+from curation.shards import RayWorkers, equal_share
 from curation.workers import FIT_DONE
 from pipelines import written
 from pipelines.blocks import part_index, part_name
@@ -199,7 +199,7 @@ class _Work:
         if not there.most_gpus or not there.gpus:
             return min(1.0, there.most_gpus)
         bounded = self.config.ray.gpus != "auto"
-        return min(1.0, int(100 * there.gpus / n_shards) / 100) if bounded else None
+        return equal_share(there.gpus, n_shards) if bounded else None
 
 
 def _there(config: Config, total: int) -> Resources:

@@ -14,12 +14,10 @@ import ray
 from numpy.typing import NDArray
 from ray import ObjectRef
 
-from curation.block import PointBlock
 from curation.chance import Purpose, draws, keys_of, mixed, salt, smallest
 from curation.hierarchy import grow
-from curation.inputs import check_points, grid_rows, point_keys
+from curation.inputs import held
 from curation.recipe import Recipe
-from curation.workers import LocalWorkers
 from modalities.base import FittedModality, Part, Record, Source
 from modalities.encoders.base import FittedEncoder
 from pipelines import encode, rescue, steps
@@ -220,9 +218,7 @@ def kmeans(points: NDArray[np.float32], n_clusters: int, seed: int) -> NDArray[n
     the level of a tree, which is what `curation.KMeans` finds, without scikit-learn, which takes a second to
     import.
     """
-    rows, grid = grid_rows(points, "euclidean")
-    workers = LocalWorkers([PointBlock(rows, point_keys(len(rows), None))])
-    check_points(workers, grid.exponent)
+    workers, grid = held(points, "euclidean")
     recipe = Recipe([n_clusters], init="k-means++", algorithm="lloyd", tol=0.0, random_state=seed)
     (level,) = grow(workers, recipe, lambda leaves: None)
     return grid.decode(np.concatenate(level.slices))
