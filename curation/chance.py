@@ -15,10 +15,12 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 KEY_BYTES = 16
 
+_MANY = 2**17  # ids from which on a loop of their own hashes them
 _BLOCK = 2**16  # draws at a time: what hashing makes on the way stays in cache
 
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
@@ -51,9 +53,18 @@ def digests(ids: Iterable[str]) -> list[bytes]:
     return [hashlib.blake2b(i.encode(), digest_size=KEY_BYTES).digest() for i in ids]
 
 
-def keys_of(ids: Iterable[str]) -> NDArray[np.uint64]:
+def keys_of(ids: Iterable[str] | pa.Array) -> NDArray[np.uint64]:
     """Keys of ids, shape (n, 2), uint64."""
-    return keys_from_digests(digests(ids))
+    if not isinstance(ids, Sequence | pa.Array):
+        ids = list(ids)
+    if len(ids) < _MANY:
+        return keys_from_digests(digests(ids.to_pylist() if isinstance(ids, pa.Array) else ids))
+    from curation.kernels import blake2b  # takes seconds to compile: only where that pays
+
+    texts = ids.cast(pa.large_string()) if isinstance(ids, pa.Array) else pa.array(ids, pa.large_string())
+    _, offsets, text = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return blake2b.keys(np.frombuffer(text or b"", np.uint8), ends)
 
 
 def keys_from_digests(values: Sequence[bytes]) -> NDArray[np.uint64]:
@@ -128,6 +139,24 @@ def smallest(values: NDArray[np.float64], keys: NDArray[np.uint64], m: int) -> N
     limit = np.partition(values, m - 1)[m - 1]
     near = np.flatnonzero(values <= limit)
     return near[order(values[near], keys[near])[:m]]
+
+
+def least(
+    values: NDArray[np.float64],
+    keys: NDArray[np.uint64],
+    groups: NDArray[np.signedinteger],
+    n_groups: int,
+) -> NDArray[np.int64]:
+    """Index of the smallest finite value of each group that has one, ties by key; in the order of groups.
+
+    One look at each value, where sorting them takes n log n comparisons.
+    """
+    lowest = np.full(n_groups, np.inf)
+    np.minimum.at(lowest, groups, values)
+    near = np.flatnonzero((values == lowest[groups]) & np.isfinite(values))
+    near = near[order(values[near], keys[near], groups[near])]
+    first: NDArray[np.int64] = near[rank_in_group(groups[near]) == 0]
+    return first
 
 
 def rank_in_group(sorted_groups: NDArray[np.signedinteger]) -> NDArray[np.int64]:

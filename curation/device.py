@@ -111,7 +111,8 @@ class Device:
     ) -> NDArray[np.float64]:
         """See `curation.exact.squared_distances`."""
         which, some = self.tensor(labels), None if index is None else self.tensor(index)
-        found = gpu.squared_distances(rows, self._centroids(centroids)[0], which, some)
+        values = self._centroids(centroids)[0]
+        found = gpu.squared_distances(rows, values, which, some, backend=self.backend)
         return found.masked_fill_(which < 0, torch.inf).cpu().numpy()
 
     def gains(

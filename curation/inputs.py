@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from curation import exact
@@ -96,10 +97,12 @@ def point_keys(count: int, ids: Sequence[str] | None) -> NDArray[np.uint64]:
     Raises:
         CurationError: There are not as many ids as points, or two are equal.
     """
-    names = [str(i) for i in range(count)] if ids is None else [str(i) for i in ids]
+    if ids is None:
+        return keys_of(pa.array(np.arange(count)).cast(pa.string()))
+    names = [str(i) for i in ids]
     if len(names) != count:
         raise CurationError(f"there are {len(names)} ids for {count} points; give one id a point")
-    if ids is not None and len(set(names)) != count:
+    if len(set(names)) != count:
         twice = Counter(names).most_common(1)[0][0]
         raise CurationError(f"the id {twice!r} names two points; ids must differ")
     return keys_of(names)

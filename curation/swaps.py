@@ -175,12 +175,9 @@ def pivots(
         distances[part] = assigner.squared_distances(rows, centroids, labels[mine], mine - where.start)
     with np.errstate(divide="ignore"):
         values = points.draws(salt)[index] / distances
-    finite = np.isfinite(values)
-    index, position, values = index[finite], position[finite], values[finite]
-    order = chance.order(values, points.keys[index], position)
-    order = order[chance.rank_in_group(position[order]) == 0]
-    first = index[order]
-    return position[order], values[order], points.keys[first], points.rows.take(first)
+    least = chance.least(values, points.keys[index], position, len(chosen))
+    first = index[least]
+    return position[least], values[least], points.keys[first], points.rows.take(first)
 
 
 def halves(

@@ -9,7 +9,7 @@ the best two; rows that have a third within reach are scored once more, to list 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -20,6 +20,7 @@ from curation.kernels.halves import (
     Halves,
     Kernel,
     Spans,
+    as_they_are,
     halve_centroids,
     halve_rows,
     padded_members,
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 Backend = Literal["triton", "torch"]
 
 _UNIT = 2.0**24  # grid steps in 1.0
-_ROWS = 1 << 22  # rows a turn: what lies beside them stays small
+_ROWS = 1 << 24  # rows a turn: what lies beside them stays small,
+_COPIED = 1 << 22  # fewer where they are copied
 _BLOCK = 1 << 24  # float64 values in hand: 128 MB
 _SCORES = 1 << 26  # scores in hand without Triton: 256 MB
 _EXACT_ROWS = 1 << 28  # rows of norm 65/64 whose sum stays below 2^53 grid steps
@@ -53,9 +55,9 @@ def nearest(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The nearest candidate of every row, and the second nearest, exactly, ties to the lower index.
 
-    2 d operations a pair of row and candidate, in float16 on the tensor cores. Beside the rows it holds a
-    float16 copy of 4 million of them at a time where they are float32, 36 bytes a row of these, and a
-    float16 copy of the centroids.
+    2 d operations a pair of row and candidate, in float16 on the tensor cores. Beside the rows it holds
+    64 bytes a row of 16 million at a time, or of 4 million and their float16 copy where they are float32 or
+    padded, and a float16 copy of the centroids.
 
     Args:
         rows: Rows (n, d) on the grid, float16 or float32.
@@ -83,19 +85,39 @@ def nearest(
         members, offsets = padded_members(members, offsets, kernel.centroids, halves.size)
     labels = torch.empty(len(rows), dtype=torch.int32, device=rows.device)
     others = torch.empty_like(labels)
-    for start in range(0, len(rows), _ROWS):
-        part = slice(start, start + _ROWS)
+    step = _ROWS if as_they_are(rows) else min(_ROWS, _COPIED)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
         mine = None if groups is None or members is None else groups[part]
-        turn = _Turn(kernel, halves, rows[part], norms[part], centroids, mine, members, offsets)
+        turn = _Turn(backend, kernel, halves, rows[part], norms[part], centroids, mine, members, offsets)
         labels[part], others[part] = turn.nearest(seconds)
     return labels, others if seconds else None
 
 
 def squared_distances(
-    rows: torch.Tensor, centroids: torch.Tensor, labels: torch.Tensor, index: torch.Tensor | None = None
+    rows: torch.Tensor,
+    centroids: torch.Tensor,
+    labels: torch.Tensor,
+    index: torch.Tensor | None = None,
+    *,
+    backend: Backend = "triton",
 ) -> torch.Tensor:
-    """Exact squared distances of rows (n, d), or of those of an index, to their centroids; (m,), float64."""
-    return _pair_distances(rows, centroids, index, labels)
+    """Exact squared distances of rows (n, d), or of those of an index, to their centroids; (m,), float64.
+
+    Reads every row once, and a centroid for each. A label of -1 stands for any centroid.
+    """
+    out = torch.empty(len(labels), dtype=torch.float64, device=rows.device)
+    if backend == "triton":
+        from curation.kernels import triton
+
+        triton.pair_distances(rows, centroids, index, labels, out)
+        return out
+    block = max(1, _BLOCK // rows.shape[1])
+    for start in range(0, len(out), block):
+        part = slice(start, start + block)
+        left = rows[part] if index is None else rows[index[part]]
+        out[part] = (left.double() - centroids[labels[part].long()]).square_().sum(dim=1)
+    return out
 
 
 def cluster_sums(
@@ -167,6 +189,7 @@ class _Turn:
 
     def __init__(
         self,
+        backend: Backend,
         kernel: Kernel,
         halves: Halves,
         rows: torch.Tensor,
@@ -176,33 +199,41 @@ class _Turn:
         members: torch.Tensor | None,
         offsets: torch.Tensor | None,
     ) -> None:
-        self.kernel, self.halves, self.rows, self.centroids = kernel, halves, rows, centroids
+        self.kernel, self.halves = kernel, halves
+        self.distances = partial(squared_distances, rows, centroids, backend=backend)
         self.groups, self.members, self.offsets = groups, members, offsets
         self.values, errors = halve_rows(rows)
         self.margins = 2 * halves.bound(norms, errors)
 
     def nearest(self, seconds: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """The nearest and the second nearest (n,), int64; seconds without a promise if not asked for."""
-        scores = torch.empty((len(self.rows), 3), device=self.rows.device)
-        found = torch.empty((len(self.rows), 2), dtype=torch.int32, device=self.rows.device)
+        """The nearest and the second nearest (n,), int32; seconds without a promise if not asked for."""
+        scores = torch.empty((len(self.values), 3), device=self.values.device)
+        found = torch.empty((len(self.values), 2), dtype=torch.int32, device=self.values.device)
         if self.groups is None:
             self.kernel.nearest(self.values, self.halves, None, scores, found)
         else:
-            for part in self._spans(torch.arange(len(self.rows), device=self.rows.device)):
+            for part in self._spans(torch.arange(len(self.values), device=self.values.device)):
                 self.kernel.nearest(self.values, self.halves, part, scores, found)
         there = scores < NOTHING
-        labels = found[:, 0].long()
-        others = torch.where(there[:, 1], found[:, 1].long(), -1)
+        labels = found[:, 0].contiguous()
+        others = found[:, 1].masked_fill(~there[:, 1], -1)
 
         reach = _rounded_up(scores[:, 1 if seconds else 0] + self.margins)
         third = there[:, 2] & (scores[:, 2] <= reach)
         second = there[:, 1] & (scores[:, 1] <= scores[:, 0] + self.margins) & ~third
-        index = second.nonzero()[:, 0]
-        self._decide(index.repeat_interleave(2), found[index].flatten().long(), labels, others)
-        for part in self._spans(third.nonzero()[:, 0]):
-            for pair_rows, pair_centroids in self.kernel.close(self.values, self.halves, part, reach):
-                self._decide(pair_rows, pair_centroids, labels, others)
+        self._exchange(second.nonzero()[:, 0], labels, others)
+        if len(index := third.nonzero()[:, 0]):
+            for part in self._spans(index):
+                for pair_rows, pair_centroids in self.kernel.close(self.values, self.halves, part, reach):
+                    self._decide(pair_rows, pair_centroids, labels, others)
         return labels, others
+
+    def _exchange(self, index: torch.Tensor, labels: torch.Tensor, others: torch.Tensor) -> None:
+        """Has rows whose two labels are all that is near swap them where the other one is nearer."""
+        mine, other = labels[index], others[index]
+        now, then = self.distances(mine, index), self.distances(other, index)
+        nearer = (then < now) | ((then == now) & (other < mine))
+        labels[index], others[index] = torch.where(nearer, other, mine), torch.where(nearer, mine, other)
 
     def _spans(self, index: torch.Tensor) -> Iterator[Spans]:
         """Spans of these rows: those that look at candidates, and those that look at all centroids."""
@@ -223,14 +254,14 @@ class _Turn:
         """Writes the exactly nearest and second nearest among pairs that hold all there is of their rows."""
         if not len(pair_rows):
             return
-        exact = _pair_distances(self.rows, self.centroids, pair_rows, pair_centroids)
+        exact = self.distances(pair_centroids, pair_rows)
         first = _least(exact, pair_rows, pair_centroids, len(labels))
         left = pair_centroids != first[pair_rows]
         second = _least(exact[left], pair_rows[left], pair_centroids[left], len(labels))
         found = first != _NOBODY
-        labels[found] = first[found]
+        labels[found] = first[found].int()
         found = second != _NOBODY
-        others[found] = second[found]
+        others[found] = second[found].int()
 
 
 def _least(exact: torch.Tensor, rows: torch.Tensor, centroids: torch.Tensor, n: int) -> torch.Tensor:
@@ -239,19 +270,6 @@ def _least(exact: torch.Tensor, rows: torch.Tensor, centroids: torch.Tensor, n: 
     hit = exact == lowest[rows]
     nobody = centroids.new_full((n,), _NOBODY)
     return nobody.scatter_reduce_(0, rows[hit], centroids[hit], "amin")
-
-
-def _pair_distances(
-    rows: torch.Tensor, centroids: torch.Tensor, pair_rows: torch.Tensor | None, pair_centroids: torch.Tensor
-) -> torch.Tensor:
-    """Exact squared distances of pairs (m,), float64; `pair_rows` None pairs the rows in their order."""
-    out = torch.empty(len(pair_centroids), dtype=torch.float64, device=rows.device)
-    block = max(1, _BLOCK // rows.shape[1])
-    for start in range(0, len(out), block):
-        part = slice(start, start + block)
-        left = rows[part] if pair_rows is None else rows[pair_rows[part]]
-        out[part] = (left.double() - centroids[pair_centroids[part].long()]).square_().sum(dim=1)
-    return out
 
 
 def _rounded_up(values: torch.Tensor) -> torch.Tensor:

@@ -139,13 +139,19 @@ def halve_centroids(centroids: torch.Tensor) -> Halves:
     return Halves(values, (squares / 2).float(), size, norm, error, float(squares[:size].max()) / 2)
 
 
+def as_they_are(rows: torch.Tensor) -> bool:
+    """Whether a kernel takes these rows without a copy."""
+    whole = rows.shape[1] == padded_width(rows.shape[1])
+    return whole and rows.dtype == torch.float16 and rows.is_contiguous()
+
+
 def halve_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows (n, d) in float16 (n, width), and their rounding errors (n,) float64; float16 is not copied."""
+    """Rows (n, d) in float16 (n, width), and their rounding errors (n,), float64."""
     dimensions = rows.shape[1]
     width = padded_width(dimensions)
     errors = rows.new_zeros(len(rows), dtype=torch.float64)
-    if rows.dtype == torch.float16 and width == dimensions:
-        return rows.contiguous(), errors
+    if as_they_are(rows):
+        return rows, errors
     values = rows.new_zeros((len(rows), width), dtype=torch.float16)
     block = max(1, _BLOCK // dimensions)
     for start in range(0, len(rows), block):

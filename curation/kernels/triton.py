@@ -26,6 +26,7 @@ import torch
 import triton
 import triton.language as tl
 from triton.runtime.errors import OutOfResources
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from curation.kernels.halves import FAR, STEP, WHOLE, Halves, Kernel, Spans
 
@@ -35,6 +36,7 @@ _TRIAL_CENTROIDS = 4096
 _PAIRS = 1 << 24  # pairs in hand: 128 MB
 _COLUMNS = 128  # of a sum, in one program
 _TOGETHER = 32  # rows of a sum that are loaded at once
+_PAIR_ROWS = 16  # pairs of a program
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ class Tile:
 
 
 def kernel(width: int, device: torch.device, tile: Tile | None = None) -> Kernel:
-    """The kernel for rows of this width on a device; `tile` defaults to the fastest."""
-    tile = tile or tuned(width, device)
-    if width % tile.depth and tile.depth < width:
-        raise ValueError(f"rows of {width} columns do not come in steps of {tile.depth}")
-    return Kernel(tile.rows, tile.centroids, partial(_nearest, tile), partial(_close, tile))
+    """The kernel for rows of this width on a device; `tile` defaults to the fastest of each kind of scan."""
+    chosen = tile or (tuned(width, device) if device.type == "cuda" else Tile(64, 64, min(width, STEP)))
+    some = tile or (short(width) if device.type == "cuda" else chosen)
+    for one in (chosen, some):
+        if width % one.depth and one.depth < width:
+            raise ValueError(f"rows of {width} columns do not come in steps of {one.depth}")
+    return Kernel(some.rows, some.centroids, partial(_nearest, chosen, some), partial(_close, some))
 
 
 def tiles(width: int) -> list[Tile]:
@@ -69,18 +73,21 @@ def tiles(width: int) -> list[Tile]:
     if width < WHOLE:
         sizes = [(128, 128, 4, 2), (128, 128, 8, 2), (128, 256, 8, 2), (64, 128, 4, 3), (64, 256, 4, 2)]
         return [Tile(rows, centroids, width, *how) for rows, centroids, *how in sizes]
-    sizes = [(128, 128, 4, 3), (128, 128, 8, 3), (128, 256, 8, 3), (128, 256, 8, 4), (64, 256, 4, 3)]
+    sizes = [(128, 256, 8, 3), (128, 256, 8, 4), (128, 128, 8, 4), (128, 128, 4, 3), (64, 256, 4, 4)]
     stepped = [Tile(rows, centroids, STEP, *how) for rows, centroids, *how in sizes]
     if width == WHOLE:
         return [Tile(128, 64, width, 4, 2), Tile(128, 128, width, 8, 2), *stepped]
-    return stepped if width % 128 else [*stepped, Tile(128, 128, 128, 8, 2)]
+    return stepped
+
+
+def short(width: int) -> Tile:
+    """The tile for rows that look at some centroids, or at all again: fewer at a time, which pads less."""
+    return Tile(128, 128, width, 4, 2) if width < WHOLE else Tile(128, 128, STEP, 8, 3)
 
 
 @cache
 def tuned(width: int, device: torch.device) -> Tile:
-    """The fastest tile at this width on a device, by a trial of each; any in the interpreter."""
-    if device.type != "cuda":
-        return Tile(64, 64, width if width <= WHOLE else STEP)
+    """The fastest tile for full scans at this width on a GPU, by a trial of each."""
     count = 4 * 128 * int(torch.cuda.get_device_properties(device).multi_processor_count)
     mixed = torch.arange((count + _TRIAL_CENTROIDS) * width, device=device).mul(0.618034).frac().half()
     rows, values = torch.split(mixed.view(-1, width), [count, _TRIAL_CENTROIDS])
@@ -89,7 +96,7 @@ def tuned(width: int, device: torch.device) -> Tile:
     labels = torch.empty((count, 2), dtype=torch.int32, device=device)
     times: dict[Tile, float] = {}
     for tile in tiles(width):
-        trial = partial(_nearest, tile, rows, centroids, None, scores, labels)
+        trial = partial(_nearest, tile, tile, rows, centroids, None, scores, labels)
         try:
             times[tile] = triton.testing.do_bench(trial, warmup=5, rep=20)
         except OutOfResources:
@@ -109,8 +116,27 @@ def add_rows(rows: torch.Tensor, spans: Spans, sums: torch.Tensor) -> None:
         )
 
 
+def pair_distances(
+    rows: torch.Tensor,
+    centroids: torch.Tensor,
+    index: torch.Tensor | None,
+    labels: torch.Tensor,
+    out: torch.Tensor,
+) -> None:
+    """Writes exact squared distances (m,), float64, of rows (n, d), or of those of an index, to centroids.
+
+    Float64 of what lies on the grid: exact, in any order. Negative labels stand for the first centroid.
+    """
+    if len(out):
+        rows, centroids = rows.contiguous(), centroids.contiguous()
+        _distance[(-(-len(out) // _PAIR_ROWS),)](
+            rows, centroids, index, labels, out, len(out), rows.shape[1], ROWS=_PAIR_ROWS, COLUMNS=_COLUMNS
+        )
+
+
 def _nearest(
-    tile: Tile,
+    full: Tile,
+    some: Tile,
     rows: torch.Tensor,
     centroids: Halves,
     spans: Spans | None,
@@ -118,6 +144,7 @@ def _nearest(
     labels: torch.Tensor,
 ) -> None:
     """`Kernel.nearest`. 2 width operations a pair; a tile of rows reads all its centroids once."""
+    tile = full if spans is None else some
     _launch(tile, rows, centroids, spans, scores, labels, None, 0)
 
 
@@ -163,11 +190,15 @@ def _launch(
     programs = -(-len(rows) // tile.rows) if spans is None else len(spans.bounds)
     if not programs:
         return
+    depth = min(tile.depth, rows.shape[1])
+    members = spans is not None and spans.members is not None
     _scan[(programs,)](
-        rows,
+        rows if spans is not None else TensorDescriptor.from_tensor(rows, [tile.rows, depth]),
         None if spans is None else spans.order,
         None if spans is None else spans.bounds,
-        centroids.values,
+        centroids.values
+        if members
+        else TensorDescriptor.from_tensor(centroids.values, [tile.centroids, depth]),
         centroids.half_squares,
         None if spans is None else spans.members,
         None if spans is None else spans.offsets,
@@ -180,11 +211,11 @@ def _launch(
         rows.shape[1],
         ROWS=tile.rows,
         CENTROIDS=tile.centroids,
-        DEPTH=min(tile.depth, rows.shape[1]),
+        DEPTH=depth,
         LEVELS=tile.centroids.bit_length() - 4,
         WHOLE=tile.depth >= rows.shape[1],
         SPANS=spans is not None,
-        MEMBERS=spans is not None and spans.members is not None,
+        MEMBERS=members,
         CLOSE=found is not None,
         num_warps=tile.warps,
         num_stages=tile.stages,
@@ -258,8 +289,13 @@ def _scan(
     MEMBERS: tl.constexpr,
     CLOSE: tl.constexpr,
 ):
-    """One tile of rows against all its candidates: the best two of each, or all within a limit (CLOSE)."""
+    """One tile of rows against all its candidates: the best two of each, or all within a limit (CLOSE).
+
+    What lies side by side comes by descriptors, through Hopper's copy engine: rows that are not chosen
+    (SPANS) and centroids that are not (MEMBERS); the rest by pointers.
+    """
     program = tl.program_id(0).to(tl.int64)
+    corner = tl.program_id(0) * ROWS
     place = program * ROWS + tl.arange(0, ROWS)
     first = 0
     count = k
@@ -276,9 +312,12 @@ def _scan(
         row = tl.minimum(place, end - 1)
     there = place < end
     depth = tl.arange(0, DEPTH)
-    row_steps = rows + row[:, None] * width + depth[None, :]
-    if WHOLE:
-        step = tl.load(row_steps)
+    if SPANS:
+        row_steps = rows + row[:, None] * width + depth[None, :]
+        if WHOLE:
+            step = tl.load(row_steps)
+    elif WHOLE:
+        step = rows.load([corner, 0])
     if CLOSE:
         limit = tl.where(there, tl.load(scores + row), -_FAR)
     a = tl.full([ROWS, _SLOTS], _FAR, tl.float32)
@@ -286,17 +325,21 @@ def _scan(
     c = a
     i = tl.zeros([ROWS, _SLOTS], tl.int32)
     j = i
-    for tile in range(0, count, CENTROIDS):
+    # flat: the first steps of the next tile are loaded while the scores of this one are looked at
+    for tile in tl.range(0, count, CENTROIDS, flatten=not SPANS):
         column = tile + tl.arange(0, CENTROIDS)
         if MEMBERS:
             column = tl.load(members + first + column)
-        steps = centroids + column.to(tl.int64)[None, :] * width + depth[:, None]
+            steps = centroids + column.to(tl.int64)[None, :] * width + depth[:, None]
         products = tl.zeros([ROWS, CENTROIDS], tl.float32)
         if WHOLE:
-            products = tl.dot(step, tl.load(steps), products)
+            other = tl.load(steps) if MEMBERS else centroids.load([tile, 0]).T
+            products = tl.dot(step, other, products)
         else:
             for start in range(0, width, DEPTH):
-                products = tl.dot(tl.load(row_steps + start), tl.load(steps + start), products)
+                left = tl.load(row_steps + start) if SPANS else rows.load([corner, start])
+                other = tl.load(steps + start) if MEMBERS else centroids.load([tile, start]).T
+                products = tl.dot(left, other, products)
         score = tl.load(half_squares + column)[None, :] - products
         if CLOSE:
             near = score <= limit[:, None]
@@ -352,3 +395,21 @@ def _add(rows, order, bounds, sums, width, ROWS: tl.constexpr, COLUMNS: tl.const
         )
         total += tl.sum(values.to(tl.float64), axis=0)
     tl.atomic_add(sums + group * width + column, total, mask=inside)
+
+
+@triton.jit
+def _distance(rows, centroids, index, labels, out, n, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Squared distances of some pairs."""
+    place = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = place < n
+    row = place if index is None else tl.load(index + place, mask=there, other=0)
+    label = tl.maximum(tl.load(labels + place, mask=there, other=0).to(tl.int64), 0)
+    total = tl.zeros([ROWS], tl.float64)
+    for start in range(0, width, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = there[:, None] & (column < width)[None, :]
+        left = tl.load(rows + row[:, None] * width + column[None, :], mask=inside, other=0.0)
+        right = tl.load(centroids + label[:, None] * width + column[None, :], mask=inside, other=0.0)
+        difference = left.to(tl.float64) - right.to(tl.float64)
+        total += tl.sum(difference * difference, axis=1)
+    tl.store(out + place, total, mask=there)

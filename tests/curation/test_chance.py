@@ -68,3 +68,13 @@ def test_centroid_keys_differ_by_level_and_cluster_and_do_not_hang_on_the_count(
     keys = np.concatenate([chance.centroid_keys(level, 1000) for level in (1, 2, 3)])
     assert len(np.unique(keys[:, 0])) == len(np.unique(keys[:, 1])) == 3000
     assert np.array_equal(chance.centroid_keys(1, 10), keys[:10])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.5, 1.0, 2.0, np.inf])), max_size=60))
+def test_the_least_of_a_group_is_the_head_of_its_order(pairs):
+    groups = np.array([group for group, _ in pairs], np.int64)
+    values = np.array([value for _, value in pairs])
+    keys = chance.keys_of(map(str, range(len(pairs))))
+    order = chance.order(values, keys, groups)
+    head = order[chance.rank_in_group(groups[order]) == 0]
+    assert np.array_equal(chance.least(values, keys, groups, 6), head[np.isfinite(values[head])])

@@ -18,13 +18,14 @@ POINTERS = {
     **{"rows": "*fp16", "order": "*i64", "bounds": "*i64", "centroids": "*fp16", "half_squares": "*fp32"},
     **{"members": "*i32", "offsets": "*i64", "scores": "*fp32", "labels": "*i32", "found": "*i64"},
     "sums": "*fp64",
+    **{"index": "*i64", "out": "*fp64"},
 }
 
 
-def compiled(kernel, constants, warps=4, stages=2):
+def compiled(kernel, constants, warps=4, stages=2, kinds=POINTERS):
     """Registers and bytes of stack of a thread, bytes shared by a program, and what it is made of."""
     signature = {
-        name: "constexpr" if name in constants else POINTERS.get(name, "i32") for name in kernel.arg_names
+        name: "constexpr" if name in constants else kinds.get(name, "i32") for name in kernel.arg_names
     }
     aligned = [name for name, kind in signature.items() if kind[0] == "*" or (name, kind) == ("width", "i32")]
     attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
@@ -42,6 +43,7 @@ def compiled(kernel, constants, warps=4, stages=2):
         "stack": stack,
         "shared": built.metadata.shared,
         "tensor_cores": "wgmma.mma_async" in built.asm["ptx"],
+        "copy_engine": "cp.async.bulk.tensor" in built.asm["ptx"],
     }
 
 
@@ -49,21 +51,30 @@ def scan(tile, width, spans=False, members=False, close=False):
     """The scan of rows of this width."""
     given = {"order": spans, "bounds": spans, "members": members, "offsets": members, "found": close}
     constants = {name: None for name, there in given.items() if not there}
-    sizes = {"ROWS": tile.rows, "CENTROIDS": tile.centroids, "DEPTH": min(tile.depth, width)}
+    depth = min(tile.depth, width)
+    sizes = {"ROWS": tile.rows, "CENTROIDS": tile.centroids, "DEPTH": depth}
     constants |= sizes | {"LEVELS": tile.centroids.bit_length() - 4, "WHOLE": tile.depth >= width}
     constants |= {"SPANS": spans, "MEMBERS": members, "CLOSE": close}
-    return compiled(ours._scan, constants, tile.warps, tile.stages)
+    kinds = dict(POINTERS)
+    if not spans:
+        kinds["rows"] = f"tensordesc<fp16[{tile.rows}, {depth}]>"
+    if not members:
+        kinds["centroids"] = f"tensordesc<fp16[{tile.centroids}, {depth}]>"
+    return compiled(ours._scan, constants, tile.warps, tile.stages, kinds)
 
 
 def main():
-    """The first tile of some widths, in every mode, and the sums."""
+    """The tiles of some widths, in every mode, the sums and the distances."""
     found = {}
     for width in (128, 768):
-        tile = ours.tiles(width)[0]
-        found[f"{width}"] = scan(tile, width)
-        found[f"{width} restricted"] = scan(tile, width, spans=True, members=True)
-    found["768 close"] = scan(tile, width, spans=True, members=True, close=True)
+        found[f"{width}"] = scan(ours.tiles(width)[0], width)
+        few = ours.short(width)
+        found[f"{width} restricted"] = scan(few, width, spans=True, members=True)
+        found[f"{width} close"] = scan(few, width, spans=True, close=True)
+    found["768 close and restricted"] = scan(few, width, spans=True, members=True, close=True)
     found["sums"] = compiled(ours._add, {"ROWS": ours._TOGETHER, "COLUMNS": ours._COLUMNS})
+    sizes = {"ROWS": ours._PAIR_ROWS, "COLUMNS": ours._COLUMNS}
+    found["distances"] = compiled(ours._distance, sizes)
     print(json.dumps(found))
 
 
