@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     Chunk: TypeAlias = NDArray[np.float32] | torch.Tensor
     """Rows (n, d) on the grid where an assigner computes: here, or on its device."""
 
+FAR = 8.0
+"""More than any squared distance on the grid: that of a point that has no second nearest centroid."""
+
 _ULP = 2.0**-24
 _TILE_SCORES = 1_500_000  # float32 scores a tile: 6 MB, so that a tile is still in cache when it is read
 _LEAST_ROWS = 128  # rows a tile at least: below it a product runs at half its speed
@@ -185,8 +188,7 @@ class Assigner:
         p is the row's entry of `pair` (m,).
         """
         if self.on is not None:
-            near = self.squared_distances(rows, first, pair, index)
-            return 2 * pair + (near > self.squared_distances(rows, second, pair, index))
+            return self.on.sides(as_tensor(rows, self.on), index, pair, first, second)
         out, here = np.empty(len(index), np.int32), as_array(rows)
 
         def fill(spans: Iterator[tuple[int, int]]) -> None:
@@ -204,6 +206,22 @@ class Assigner:
         if self.on is not None:
             return self.on.cluster_sums(as_tensor(rows, self.on), labels, n_clusters, weights)
         return exact.cluster_sums(as_array(rows), labels, n_clusters, weights, self.n_threads)
+
+    def spread_and_loss(
+        self,
+        rows: Chunk,
+        centroids: Centroids,
+        labels: NDArray[np.int32],
+        seconds: NDArray[np.int32],
+        weights: NDArray[np.int64] | None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`Partial.spread` and `Partial.loss` (k, 2) of rows, from their nearest and second nearest (n,)."""
+        if self.on is not None:
+            return self.on.spread_and_loss(as_tensor(rows, self.on), centroids, labels, seconds, weights)
+        near = self.squared_distances(rows, centroids, labels)
+        far = np.minimum(self.squared_distances(rows, centroids, seconds), FAR)
+        k = len(centroids.values)
+        return exact.limb_sums(near, labels, k, weights), exact.limb_sums(far - near, labels, k, weights)
 
     def project(self, rows: Chunk, directions: NDArray[np.float64]) -> NDArray[np.float32]:
         """`curation.sketch.project`."""

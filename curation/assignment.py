@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 
 from curation.assign import Assigner, Centroids
 from curation.candidates import Candidates, Lists
-from curation.points import LIMB, SPREAD_UNIT, Labels, Partial, Points
+from curation.points import Labels, Partial, Points
 
 if TYPE_CHECKING:
     from curation.assign import Chunk
-
-_FAR = 8.0
-"""More than any squared distance on the grid: that of a point that has no second nearest centroid."""
-
 
 _APPROACHES = 2
 """Looks at candidates after the first, each from where the last one led."""
@@ -58,13 +54,9 @@ class Sums:
         self.counts += counts
         if self.centroids is None or self.spread is None or self.loss is None or seconds is None:
             return
-        nearest = self.assigner.squared_distances(rows, self.centroids, labels)
-        second = self.assigner.squared_distances(rows, self.centroids, seconds)
-        weight = np.int64(1) if weights is None else weights
-        for total, value in ((self.spread, nearest), (self.loss, np.minimum(second, _FAR) - nearest)):
-            units = (value * SPREAD_UNIT).astype(np.int64)
-            np.add.at(total[:, 0], labels, (units >> LIMB) * weight)
-            np.add.at(total[:, 1], labels, (units & (2**LIMB - 1)) * weight)
+        spread, loss = self.assigner.spread_and_loss(rows, self.centroids, labels, seconds, weights)
+        self.spread += spread
+        self.loss += loss
 
     def partials(self, sizes: Sequence[int]) -> list[Partial]:
         """What was added up, in slices of so many clusters."""

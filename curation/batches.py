@@ -140,9 +140,8 @@ def attracted(
             continue
         found = assigner.nearest(rows, points.norms(where), centroids).labels
         squared = assigner.squared_distances(rows, centroids, found)
-        closer = squared < distances[where]
-        labels[where][closer] = found[closer] + np.int32(offset)
-        distances[where][closer] = squared[closer]
+        np.copyto(labels[where], found + np.int32(offset), where=squared < distances[where])
+        np.minimum(distances[where], squared, out=distances[where])
     return Labels(labels), distances
 
 

@@ -16,9 +16,10 @@ from curation.assign import Assigner, Centroids
 from curation.batches import Drawn, thinned
 from curation.candidates import Candidates, nearby
 from curation.division import Offer, Seeds
+from curation.exact import LIMB, SPREAD_UNIT
 from curation.kernels.threads import allowed
 from curation.merits import best
-from curation.points import LIMB, SPREAD_UNIT, Partial
+from curation.points import Partial
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 Leaders = tuple[NDArray[np.integer[Any]], NDArray[np.float64], NDArray[np.uint64]]
@@ -69,7 +70,9 @@ def update(
     sums, counts, spread, loss = _added(partials)
     moved = exact.mean_on_grid(sums, counts, unit_norm=unit_norm)
     before = np.zeros_like(moved) if centroids is None else centroids
-    stays = (counts == 0) | (unit_norm & ~sums.any(axis=1))
+    stays = counts == 0
+    if unit_norm:
+        stays |= ~sums.any(axis=1)
     moved[stays] = before[stays]
     terms = exact.inertia_terms(before, sums, counts)
     return moved, News(not np.array_equal(moved, before), terms, counts, _whole(spread), _whole(loss))

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from curation.assign import FAR
 from curation.errors import CurationError
-from curation.exact import UNIT
+from curation.exact import LIMB, SPREAD_UNIT, UNIT
 from curation.kernels import gpu
 from curation.kernels.halves import Halves, halve_centroids
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_STAGED = 1 << 20  # bytes from which on copies go by way of pinned memory
 _BLOCK = 1 << 24  # float64 values in hand: 128 MB
 _SHARE = 0.6  # of the free memory that rows may take for good; float16 that must widen takes half again
 
@@ -100,7 +102,7 @@ class Device:
             backend=self.backend,
             halves=halves,
         )
-        return labels.cpu().numpy(), None if others is None else others.cpu().numpy()
+        return self.array(labels), None if others is None else self.array(others)
 
     def squared_distances(
         self,
@@ -111,9 +113,49 @@ class Device:
     ) -> NDArray[np.float64]:
         """See `curation.exact.squared_distances`."""
         which, some = self.tensor(labels), None if index is None else self.tensor(index)
+        return self.array(self._distances(rows, centroids, which, some).masked_fill_(which < 0, torch.inf))
+
+    def _distances(
+        self, rows: torch.Tensor, centroids: Centroids, which: torch.Tensor, some: torch.Tensor | None = None
+    ) -> torch.Tensor:
         values = self._centroids(centroids)[0]
-        found = gpu.squared_distances(rows, values, which, some, backend=self.backend)
-        return found.masked_fill_(which < 0, torch.inf).cpu().numpy()
+        return gpu.squared_distances(rows, values, which, some, backend=self.backend)
+
+    def sides(
+        self,
+        rows: torch.Tensor,
+        index: NDArray[np.int64],
+        pair: NDArray[np.int32],
+        first: Centroids,
+        second: Centroids,
+    ) -> NDArray[np.int32]:
+        """See `curation.assign.Assigner.sides`."""
+        some, which = self.tensor(index), self.tensor(pair)
+        near, far = (self._distances(rows, side, which, some) for side in (first, second))
+        return self.array(2 * which + (near > far))
+
+    def spread_and_loss(
+        self,
+        rows: torch.Tensor,
+        centroids: Centroids,
+        labels: NDArray[np.int32],
+        seconds: NDArray[np.int32],
+        weights: NDArray[np.int64] | None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `curation.assign.Assigner.spread_and_loss`."""
+        which, other = self.tensor(labels), self.tensor(seconds)
+        weight = None if weights is None else self.tensor(weights)
+        near = self._distances(rows, centroids, which)
+        far = self._distances(rows, centroids, other).masked_fill_(other < 0, FAR).clamp_(max=FAR)
+        found = []
+        for values in (near, far - near):
+            units = (values * SPREAD_UNIT).long()
+            limbs = torch.stack([units >> LIMB, units & (2**LIMB - 1)], dim=1)
+            if weight is not None:
+                limbs *= weight[:, None]
+            total = torch.zeros((len(centroids.values), 2), dtype=torch.int64, device=self.device)
+            found.append(self.array(total.index_add_(0, which, limbs)))
+        return found[0], found[1]
 
     def gains(
         self,
@@ -138,7 +180,7 @@ class Device:
                 weight = self.tensor(weights[part])[:, None]
                 high, low = high * weight, low * weight
             out += torch.stack([high.sum(dim=0), low.sum(dim=0)])
-        return out.cpu().numpy()
+        return self.array(out)
 
     def cluster_sums(
         self,
@@ -160,7 +202,7 @@ class Device:
             sums, counts = gpu.cluster_sums(rows, which, n_clusters, backend=self.backend)
         else:
             sums, counts = _weighted_sums(rows, which, n_clusters, self.tensor(weights))
-        return sums.cpu().numpy(), counts.cpu().numpy()
+        return self.array(sums), self.array(counts)
 
     def project(self, rows: torch.Tensor, directions: NDArray[np.float64]) -> NDArray[np.float32]:
         """See `curation.sketch.project`."""
@@ -169,12 +211,21 @@ class Device:
         block = max(1, _BLOCK // rows.shape[1])
         for start in range(0, len(rows), block):
             out[start : start + block] = (rows[start : start + block].double() @ along * UNIT).round_() / UNIT
-        return out.cpu().numpy()
+        return self.array(out)
 
     def tensor(self, values: NDArray[Any]) -> torch.Tensor:
         """An array on the device; on a CPU it shares its memory."""
         # PyTorch warns of arrays that must not be written, though nobody writes
-        return torch.from_numpy(values if values.flags.writeable else values.copy()).to(self.device)
+        here = torch.from_numpy(values if values.flags.writeable else values.copy())
+        if self.device.type != "cuda" or here.nbytes < _STAGED or here.is_pinned():
+            return here.to(self.device)
+        return torch.empty(here.shape, dtype=here.dtype, pin_memory=True).copy_(here).to(self.device)
+
+    def array(self, values: torch.Tensor) -> NDArray[Any]:
+        """A tensor of the device as an array; from a GPU by way of pinned memory, several times as fast."""
+        if self.device.type != "cuda" or values.nbytes < _STAGED:
+            return values.cpu().numpy()
+        return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values).numpy()
 
     def _centroids(self, centroids: Centroids) -> tuple[torch.Tensor, Halves]:
         """Centroids on the device, which are kept with the centroids themselves."""

@@ -24,9 +24,16 @@ from curation.kernels.threads import allowed, each
 
 UNIT = 2.0**24  # grid steps in 1.0
 SQUARE_UNIT = 2.0**48  # steps of a squared distance in 1.0
+SPREAD_UNIT = 2.0**30
+"""Steps of 1.0 in which the spread of a cluster is added up."""
+
+LIMB = 16
+"""Bits of the lower of the two sums in which that is done: int64 holds either for weights of sum 2^36."""
+
 _BLOCK = 8192  # rows a block: float64 copies stay in cache and below 2^53 steps
 _LEAST_EXPONENT, _LARGEST_EXPONENT = -39, 61
 _NOTHING = -(2**20)  # the exponent of rows that are all zero: any other is larger
+_SPAN = 2**18  # coordinates a thread takes at a time
 _RUN = 16_384  # rows a thread takes at a time for sums of clusters
 MAX_WEIGHT = 2**36
 """Sum of weights (or number of rows) up to which every int64 sum here surely holds."""
@@ -100,8 +107,10 @@ def grid_exponent(rows: NDArray[Any]) -> int:
     return int(powers[tops > 0].max(initial=_NOTHING))
 
 
-def _spans(count: int) -> list[slice]:
-    return [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
+def _spans(count: int, width: int = 0) -> list[slice]:
+    """Slices of rows for threads to take: fewer at a time where they are of a width that is given."""
+    step = max(1, min(_BLOCK, _SPAN // width)) if width else _BLOCK
+    return [slice(start, start + step) for start in range(0, count, step)]
 
 
 def _floats(rows: NDArray[Any]) -> NDArray[Any]:
@@ -226,7 +235,32 @@ def mean_on_grid(
         norms = np.sqrt(sum_of_squares(sums))
         scale = np.where(norms > 0, norms, 1.0)[:, None]
         return (np.rint(sums / scale * UNIT) / UNIT).astype(np.float32)
-    return (np.rint(sums / np.maximum(counts, 1)[:, None]) / UNIT).astype(np.float32)
+    out = np.empty(sums.shape, np.float32)
+
+    def fill(spans: Iterator[slice]) -> None:
+        for span in spans:
+            native.means(sums[span], counts[span], out[span])
+
+    each(allowed(), fill, _spans(len(sums), sums.shape[1]))
+    return out
+
+
+def limb_sums(
+    values: NDArray[np.float64],
+    labels: NDArray[np.int32],
+    n_clusters: int,
+    weights: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """Weighted sums (k, 2) of values (n,) that are not negative, rounded down to steps of 2^-30, by cluster.
+
+    Of their upper bits, and of their lower `LIMB` bits.
+    """
+    out = np.zeros((n_clusters, 2), np.int64)
+    units = (values * SPREAD_UNIT).astype(np.int64)
+    weight = np.int64(1) if weights is None else weights
+    np.add.at(out[:, 0], labels, (units >> LIMB) * weight)
+    np.add.at(out[:, 1], labels, (units & (2**LIMB - 1)) * weight)
+    return out
 
 
 def total(units: NDArray[np.int64]) -> int:
@@ -242,9 +276,12 @@ def square_units(squared: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def inertia_terms(centroids: NDArray[np.float32], sums: NDArray[np.int64], counts: NDArray[np.int64]) -> int:
     """Sum over clusters of n |c|^2 - 2 c.S in units of 2^-48: the objective less the sum of |x|^2."""
-    steps = (centroids.astype(np.float64) * UNIT).astype(np.int64)
-    squares = np.einsum("ij,ij->i", steps, steps)
+    squares, high, low = np.empty((3, len(counts)), np.int64)
+
+    def fill(spans: Iterator[slice]) -> None:
+        for span in spans:
+            native.products(centroids[span], sums[span], squares[span], high[span], low[span])
+
+    each(allowed(), fill, _spans(len(counts), sums.shape[1]))
     weight = (total((squares >> 24) * counts) << 24) + total((squares & 0xFFFFFF) * counts)
-    high = np.einsum("ij,ij->i", steps, sums >> 24)
-    low = np.einsum("ij,ij->i", steps, sums & 0xFFFFFF)
     return weight - 2 * ((total(high) << 24) + total(low))

@@ -25,12 +25,6 @@ EVERYTHING = "everything"  # the view that needs no selection
 SHORT = 2.0**-14
 """Norm on the grid below which a point has fewer than 2^10 steps of length."""
 
-SPREAD_UNIT = 2.0**30
-"""Steps of 1.0 in which the spread of a cluster is added up."""
-
-LIMB = 16
-"""Bits of the lower of the two sums in which that is done: int64 holds either for weights of sum 2^36."""
-
 _BLOCK = 2**16  # squared distances added up at a time: no copies of all of them
 
 Directions = NDArray[np.float64]

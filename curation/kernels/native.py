@@ -45,6 +45,34 @@ def square_norms(rows: NDArray[np.float32], out: NDArray[np.float64]) -> None:
         out[i] = total
 
 
+@njit(**STRICT)
+def means(sums: NDArray[np.int64], counts: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+    """Means (k, d) of sums in steps of 2^-24, rounded to the grid; zero where nothing was counted."""
+    for i in range(sums.shape[0]):
+        count = np.float64(max(counts[i], 1))
+        for j in range(sums.shape[1]):
+            out[i, j] = np.rint(np.float64(sums[i, j]) / count) * (1 / 16777216)
+
+
+@njit(**FAST)
+def products(
+    rows: NDArray[np.float32],
+    sums: NDArray[np.int64],
+    squares: NDArray[np.int64],
+    high: NDArray[np.int64],
+    low: NDArray[np.int64],
+) -> None:
+    """Of rows (k, d) on the grid with themselves, and with the upper and the lower 24 bits of sums (k, d)."""
+    for i in range(rows.shape[0]):
+        square = upper = lower = np.int64(0)
+        for j in range(rows.shape[1]):
+            step = np.int64(np.float64(rows[i, j]) * 16777216)
+            square += step * step
+            upper += step * (sums[i, j] >> 24)
+            lower += step * (sums[i, j] & 0xFFFFFF)
+        squares[i], high[i], low[i] = square, upper, lower
+
+
 @njit(**FAST)
 def take_best(
     rows: NDArray[np.float32],

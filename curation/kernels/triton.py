@@ -82,7 +82,7 @@ def tiles(width: int) -> list[Tile]:
 
 def short(width: int) -> Tile:
     """The tile for rows that look at some centroids, or at all again: fewer at a time, which pads less."""
-    return Tile(128, 128, width, 4, 2) if width < WHOLE else Tile(128, 128, STEP, 8, 3)
+    return Tile(128, 64, width, 4, 3) if width < WHOLE else Tile(128, 64, STEP, 8, 3)
 
 
 @cache
