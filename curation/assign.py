@@ -173,7 +173,7 @@ class Assigner:
         """
         if self.on is not None:
             return self.on.squared_distances(as_tensor(rows, self.on), centroids, labels, index)
-        return exact.squared_distances(as_array(rows), centroids.values, index, labels)
+        return exact.squared_distances(as_array(rows), centroids.values, index, labels, self.n_threads)
 
     def sides(
         self,

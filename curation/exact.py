@@ -166,6 +166,7 @@ def squared_distances(
     others: NDArray[np.float32],
     row_index: NDArray[np.int64] | None,
     other_index: NDArray[Any],
+    threads: int = 1,
 ) -> NDArray[np.float64]:
     """Exact squared distances between pairs of rows on the grid, shape (pairs,).
 
@@ -174,10 +175,17 @@ def squared_distances(
         others: Rows (k, d).
         row_index: Row of each pair, or None for 0, 1, ..., n-1.
         other_index: Other row of each pair; the distance to -1 is infinite.
+        threads: Threads to use.
     """
     out = np.empty(len(other_index))
     index = np.arange(len(out)) if row_index is None else row_index
-    native.pair_distances(rows, index, others, other_index.astype(np.int32, copy=False), out)
+    other = other_index.astype(np.int32, copy=False)
+
+    def fill(spans: Iterator[slice]) -> None:
+        for span in spans:
+            native.pair_distances(rows, index[span], others, other[span], out[span])
+
+    each(threads, fill, _spans(len(out)))
     return out
 
 
