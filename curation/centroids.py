@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from curation import chance, division, exact, sketch
 from curation.assign import Assigner, Centroids
 from curation.batches import Drawn, thinned
-from curation.candidates import Candidates, nearby
+from curation.candidates import Candidates
 from curation.division import Offer, Seeds
 from curation.exact import LIMB, SPREAD_UNIT
-from curation.kernels.threads import allowed
 from curation.merits import best
+from curation.neighbours import nearby
 from curation.points import Partial
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -113,9 +113,9 @@ def sketched(centroids: NDArray[np.float32], along: NDArray[np.float64]) -> NDAr
     return sketch.project(centroids, along)
 
 
-def candidates(*slices: NDArray[np.float32]) -> tuple[Candidates, float]:
+def candidates(device: str, *slices: NDArray[np.float32]) -> tuple[Candidates, float]:
     """Which centroids are candidates of which, from all (sketched) slices, and what share of all they are."""
-    found = nearby(np.concatenate(slices), threads=allowed())
+    found = nearby(np.concatenate(slices), assigner=Assigner(device=device))
     return found, len(found.members) / ((len(found.offsets) - 1) * len(found.groups))
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STAGED = 1 << 20  # bytes from which on copies go by way of pinned memory
+_PAIRS = 1 << 26  # float64 products in hand: 512 MB, and as much again a few times
 _BLOCK = 1 << 24  # float64 values in hand: 128 MB
 _SHARE = 0.6  # of the free memory that rows may take for good; float16 that must widen takes half again
 
@@ -169,16 +170,16 @@ class Device:
         others = self._centroids(candidates)[0].double()
         lengths = (others * others).sum(dim=1)
         out = torch.zeros((2, len(others)), dtype=torch.int64, device=self.device)
-        block = max(1, _BLOCK // max(1, len(others)))
+        spare = self.tensor(distances - squares)[:, None]  # exact: both are multiples of 2^-48 below 2^4
+        weight = None if weights is None else self.tensor(weights)[:, None]
+        block = max(1, _PAIRS // max(1, len(others)))
         for start in range(0, len(rows), block):
             part = slice(start, start + block)
-            square, now = (self.tensor(values[part])[:, None] for values in (squares, distances))
-            gain = (now - (square + lengths - 2 * (rows[part].double() @ others.T))).clamp_(min=0)
-            units = (gain * UNIT**2).long()
-            high, low = units >> 24, units & 0xFFFFFF
-            if weights is not None:
-                weight = self.tensor(weights[part])[:, None]
-                high, low = high * weight, low * weight
+            products = rows[part].double() @ others.T
+            units = products.mul_(2).add_(spare[part]).sub_(lengths).clamp_(min=0).mul_(UNIT**2).long()
+            high, low = units >> 24, units.bitwise_and_(0xFFFFFF)
+            if weight is not None:
+                high, low = high * weight[part], low * weight[part]
             out += torch.stack([high.sum(dim=0), low.sum(dim=0)])
         return self.array(out)
 

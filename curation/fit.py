@@ -248,7 +248,7 @@ class _Fast(Descent):
                 self.workers.slice(i, "sketched", part, self.directions)
                 for i, part in enumerate(self.at.slices)
             ]
-        candidates, told = self.workers.slice(0, "candidates", *flat, returns=2)
+        candidates, told = self.workers.slice(0, "candidates", self.workers.device, *flat, returns=2)
         self.at.few = self.workers.get([told])[0] > _SHARE
         return None if self.at.few else (flat, candidates)
 
@@ -272,7 +272,7 @@ def labelled(
         if exactly or along is None or n_clusters <= FEW:
             return workers.known("label", view.name, lists, *slices, own=nobody)
         flat = [workers.slice(i, "sketched", part, along) for i, part in enumerate(slices)]
-        near, _ = workers.slice(0, "candidates", *flat, returns=2)
+        near, _ = workers.slice(0, "candidates", workers.device, *flat, returns=2)
         return workers.known("approach", view.name, along, near, len(flat), *flat, *slices, own=nobody)
 
     return workers.attempt(ask, lambda: None)

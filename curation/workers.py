@@ -68,6 +68,11 @@ class Workers(ABC):
     def slice(self, index: int, function: str, *args: Any, returns: int = 1) -> Any:
         """Calls a function of `curation.centroids` on centroid worker `index`; handles as above."""
 
+    @property
+    def device(self) -> str:
+        """Where centroid workers compute, see `curation.assign.Assigner`."""
+        return "cpu"
+
     @abstractmethod
     def get(self, handles: Sequence[Handle]) -> list[Any]:
         """Values of handles.
@@ -198,6 +203,11 @@ class LocalWorkers(Workers):
     def assigner(self) -> Assigner:
         """The assigner of the blocks."""
         return self.blocks[0].assigner
+
+    @property
+    def device(self) -> str:
+        """See `Workers.device`."""
+        return self.assigner.device
 
     def close(self) -> None:
         """See `Workers.close`."""

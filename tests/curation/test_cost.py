@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from curation import batches, candidates, cost, fit, merits, recall, shards, sketch, splitting
+from curation import batches, cost, fit, merits, neighbours, recall, shards, sketch, splitting
 from curation.cost import (
     Crew,
     Rates,
@@ -39,7 +39,7 @@ FAST, LLOYD = Plan(tol=1e-4), Plan(algorithm="lloyd", tol=0, max_iter=50)
 
 def test_the_constants_that_the_engine_has_too_are_the_same():
     assert cost.FEW == fit.FEW
-    assert cost.GROUP == candidates.GROUP
+    assert cost.GROUP == neighbours.GROUP
     assert cost.SKETCH == sketch.SIZE
     assert cost.ALONE == shards._ALONE
     assert (cost.SMALL, cost.LITTLE, cost.SPARSE) == (fit._SMALL, fit._LITTLE, fit._SPARSE)

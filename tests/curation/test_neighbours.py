@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from curation import exact
-from curation.candidates import GROUP, NEAR_GROUPS, nearby
+from curation.assign import Assigner
+from curation.neighbours import GROUP, NEAR_GROUPS, nearby
 from tests.curation.kernels.twins import on_grid
 from tests.curation.pools import blobs
 
@@ -47,10 +48,10 @@ def slow_nearby(centroids, neighbours):
 
 
 @pytest.mark.parametrize(("k", "d", "neighbours"), [(900, 6, 24), (900, 6, 3), (40, 2, 24), (1, 3, 24)])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_as_by_brute_force(k, d, neighbours, threads):
+@pytest.mark.parametrize("assigner", [Assigner(threads=1), Assigner(threads=2), Assigner(device="cpu:torch")])
+def test_the_same_as_by_brute_force(k, d, neighbours, assigner):
     centroids = on_grid(blobs(k, d, 60))
-    found = nearby(centroids, neighbours, threads)
+    found = nearby(centroids, neighbours, assigner)
     groups, members = slow_nearby(centroids, neighbours)
     assert np.array_equal(found.groups, groups)
     assert np.array_equal(found.members, np.concatenate(members))
