@@ -94,11 +94,13 @@ def assigned(
     labels = np.empty(len(points), np.int32)
     others = np.empty(len(points), np.int32) if swaps else None
     groups = None
+    if isinstance(candidates, Candidates):
+        group_of = np.append(candidates.groups, np.int32(-1))  # of no centroid, -1, as well
     # FAISS takes rows of this process alone
     chunks = points.rows.chunks() if isinstance(candidates, Lists) else points.chunks(assigner)
     for where, rows in chunks:
         if isinstance(candidates, Candidates) and start is not None:
-            groups = np.where(start[where] < 0, np.int32(-1), candidates.groups[start[where]])
+            groups = group_of[start[where]]
         norms = points.norms(where)
         found = assigner.nearest(rows, norms, centroids, candidates=candidates, groups=groups, seconds=swaps)
         nearest = found.labels

@@ -11,17 +11,20 @@ smallest U / w (sequential Poisson sampling, Ohlsson 1998), with ties in the ord
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from curation.kernels.threads import allowed, each
+
 KEY_BYTES = 16
 
 _MANY = 2**17  # ids from which on a loop of their own hashes them
 _BLOCK = 2**16  # draws at a time: what hashing makes on the way stays in cache
+_ALONE = 8  # such blocks are drawn by one thread: waking others takes as long
 
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -111,9 +114,17 @@ def mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def draws(mixed_keys: NDArray[np.uint64], salt_word: np.uint64) -> NDArray[np.float64]:
     """U for every key: an odd 53-bit integer in float64, shape (n,)."""
     out = np.empty(len(mixed_keys))
-    for start in range(0, len(out), _BLOCK):
-        h = splitmix64(mixed_keys[start : start + _BLOCK] ^ salt_word)
-        out[start : start + _BLOCK] = (h >> np.uint64(12)) * np.uint64(2) + np.uint64(1)
+
+    def fill(starts: Iterator[int]) -> None:
+        for start in starts:
+            h = splitmix64(mixed_keys[start : start + _BLOCK] ^ salt_word)
+            out[start : start + _BLOCK] = (h >> np.uint64(12)) * np.uint64(2) + np.uint64(1)
+
+    starts = range(0, len(out), _BLOCK)
+    if len(starts) <= _ALONE:
+        fill(iter(starts))
+    else:
+        each(allowed(), fill, starts)
     return out
 
 

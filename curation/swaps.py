@@ -177,7 +177,7 @@ def pivots(
         values = points.draws(salt)[index] / distances
     least = chance.least(values, points.keys[index], position, len(chosen))
     first = index[least]
-    return position[least], values[least], points.keys[first], points.rows.take(first)
+    return position[least].astype(np.int64), values[least], points.keys[first], points.rows.take(first)
 
 
 def halves(
@@ -197,7 +197,7 @@ def halves(
     for where, rows in points.chunks(assigner):
         mine = _between(index, where)
         local = index[mine] - where.start
-        side = assigner.sides(rows, local, position[mine].astype(np.int32), *centres)
+        side = assigner.sides(rows, local, position[mine], *centres)
         sides = np.full(len(rows), -1, np.int32)  # rows of other clusters do not count
         sides[local] = side
         weights = None if points.weights is None else points.weights[where]
@@ -209,10 +209,10 @@ def halves(
 
 def _inside(
     labels: NDArray[np.int32], chosen: NDArray[np.int64], n_clusters: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Points of the chosen clusters, ascending, and the position in `chosen` of the cluster of each."""
-    place = np.full(n_clusters, -1, np.int64)
-    place[chosen] = np.arange(len(chosen))
+    place = np.full(n_clusters, -1, np.int32)
+    place[chosen] = np.arange(len(chosen), dtype=np.int32)
     position = place[labels]
     index = np.flatnonzero(position >= 0)
     return index, position[index]

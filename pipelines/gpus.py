@@ -7,13 +7,21 @@ from dataclasses import dataclass
 
 from curation.cost import Work
 
-BEST_SHARE = 0.75
-"""Of the peak, that the kernels come to where rows are long."""
-HALF_LENGTH = 110
-"""Dimensions at which they come to half of that: a short row is over before the units are full."""
+BEST_SHARE = 0.64
+"""Of the peak, that a scan comes to where rows are long; this and what follows was measured on an H200."""
+HALF_LENGTH = 56
+"""Dimensions at which it comes to half of that: a short row is over before the units are full."""
+RESTRICTED = 2.3
+"""Time of a pair that is looked at in a group over one in a scan: rows are gathered, and tiles padded."""
+HOST = 5e-8
+"""Seconds a point and pass that the machine around the GPU takes, of 16 cores: labels, draws, copies."""
+PREPARED = 2.5e-9
+"""Seconds a coordinate, once, until the points are on the GPU: the grid, checks, copies and the sketch."""
+DOUBLE = 6e11
+"""Float64 operations a second of those cores, which look for the neighbours of centroids."""
 STATE_BYTES, TABLE_BYTES = 60, 14
 """Of a point beside its coordinates, and of a coordinate of a centroid with its sums."""
-ROUND = 0.001
+ROUND = 0.02
 """Seconds that a step takes at least."""
 
 
@@ -51,10 +59,18 @@ def streams(gpu: Gpu, n: int, d: int, k: int) -> bool:
     return n * (2 * d + STATE_BYTES) + k * d * TABLE_BYTES > 0.9 * gpu.memory
 
 
-def gpu_seconds(gpu: Gpu, levels: Sequence[Work], n: int, d: int, k: int) -> float:
-    """Time of the levels of a tree over n points (n, d) with k leaves on one GPU."""
+def kernel_seconds(gpu: Gpu, levels: Sequence[Work], n: int, d: int, k: int) -> float:
+    """Time that the GPU itself is busy, or waits for rows that do not fit it."""
     rate = gpu.rate * BEST_SHARE * d / (d + HALF_LENGTH)
     total = sum(levels, Work())
-    busy = max(total.operations(d) / rate, total.row_bytes(d, 2) / gpu.bandwidth)
+    operations = total.operations(d) - total.between + 2.0 * d * total.restricted * (RESTRICTED - 1)
+    busy = max(operations / rate, total.row_bytes(d, 2) / gpu.bandwidth)
     copied = levels[0].read * 2 * d / gpu.link if streams(gpu, n, d, k) else 0.0
-    return max(busy, copied) + total.rounds * ROUND
+    return max(busy, copied)
+
+
+def gpu_seconds(gpu: Gpu, levels: Sequence[Work], n: int, d: int, k: int) -> float:
+    """Time of the levels of a tree over n points (n, d) with k leaves on one GPU in a machine of 16 cores."""
+    total = sum(levels, Work())
+    host = (total.read + total.updated) * HOST + n * d * PREPARED + total.between / DOUBLE
+    return kernel_seconds(gpu, levels, n, d, k) + host + total.rounds * ROUND

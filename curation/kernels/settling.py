@@ -20,7 +20,7 @@ from curation.kernels.native import FAST, square_distance
 # No reassociation here: a score must come out the same each time that it is computed.
 _SAME: dict[str, Any] = {**FAST, "fastmath": {"nnan", "nsz"}}
 _LARGEST = np.int32(0x7FFFFFFF)
-_RUN = 512  # columns whose least score is remembered, so that most need not be looked at again
+_RUN = 128  # columns whose least score is remembered, so that most need not be looked at again
 
 
 @njit(**_SAME)

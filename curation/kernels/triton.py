@@ -60,12 +60,13 @@ class Tile:
 
 def kernel(width: int, device: torch.device, tile: Tile | None = None) -> Kernel:
     """The kernel for rows of this width on a device; `tile` defaults to the fastest of each kind of scan."""
-    chosen = tile or (tuned(width, device) if device.type == "cuda" else Tile(64, 64, min(width, STEP)))
-    some = tile or (short(width) if device.type == "cuda" else chosen)
-    for one in (chosen, some):
+    full = some = tile or Tile(64, 64, width if width <= WHOLE else STEP)
+    if tile is None and device.type == "cuda":
+        full, some = tuned(width, device), short(width)
+    for one in (full, some):
         if width % one.depth and one.depth < width:
             raise ValueError(f"rows of {width} columns do not come in steps of {one.depth}")
-    return Kernel(some.rows, some.centroids, partial(_nearest, chosen, some), partial(_close, some))
+    return Kernel(some.rows, some.centroids, partial(_nearest, full, some), partial(_close, some))
 
 
 def tiles(width: int) -> list[Tile]:
