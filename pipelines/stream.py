@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
@@ -150,5 +151,27 @@ def rows_of(
     blocks = [ray.put(enter(part)) for part in parts]
     if not blocks:
         return
-    with DataContext.current(context(there)):
-        yield from build(ray.data.from_arrow_refs(blocks)).iter_rows()
+    try:
+        with DataContext.current(context(there)):
+            yield from build(ray.data.from_arrow_refs(blocks)).iter_rows()
+    except Exception as error:
+        _let_go(error)
+        raise
+
+
+def _let_go(error: BaseException) -> None:
+    """Lets the actors go that an error of Ray Data holds by its traceback, and with them their CPUs.
+
+    They stay as long as someone has a handle of one: the frames of the executor, which is over, do. Whoever
+    looks at the error, or runs again before Python's collector comes by, would wait for these CPUs for ever.
+    What happened in a worker stands in the error's text.
+    """
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            left += [one.__cause__, one.__context__, getattr(one, "cause", None)]
+    gc.collect()

@@ -1,11 +1,14 @@
 """The size of a batch: grown while that pays, halved where memory runs out, and kept with the run."""
 
+import gc
 import sys
+import time
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 import yaml
 from hypothesis import given
@@ -158,8 +161,16 @@ def test_a_run_whose_batches_have_no_memory_halves_them_and_keeps_that(
     assert len(embeddings(tmp_path / "run")) == 40
 
 
-def test_a_size_that_was_asked_for_is_not_changed(embed):
-    text, size = embed("narrow4", "encoder.batch_size=8", code=1)
+def test_a_size_that_was_asked_for_is_not_changed_and_the_next_run_has_the_cpus(embed):
+    gc.disable()  # which might let the actors go by chance
+    try:
+        text, size = embed("narrow4", "encoder.batch_size=8", code=1)
+        deadline = time.monotonic() + 30
+        while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert ray.available_resources()["CPU"] == 2
+    finally:
+        gc.enable()
     assert size == 8
     assert "no memory for batches of 8 samples" in text
     assert "lower encoder.batch_size" in text
