@@ -181,7 +181,8 @@ def fit(method: str, n: int, k: int, d: int, iterations: int, seed: int, threads
     if method == "ours":
         host = rows.cpu().numpy()
         assigner = Assigner(device="cuda" if rows.is_cuda else "cpu")
-        KMeans(n_clusters=k // 100 + 1, assigner=assigner).fit(host[: n // 50])  # compiles
+        some = host[: max(n // 50, 100)]
+        KMeans(n_clusters=min(1000, len(some) // 4), assigner=assigner).fit(some)  # compiles: more than `FEW`
         began = time.perf_counter()
         fitted = KMeans(n_clusters=k, random_state=seed, assigner=assigner).fit(host)
         seconds, iterations = time.perf_counter() - began, fitted.n_iter_

@@ -205,14 +205,15 @@ def halve(
 
 
 def nearest_others(
-    chosen: NDArray[np.int64], candidates: Candidates | None, *slices: NDArray[np.float32]
+    device: str, chosen: NDArray[np.int64], candidates: Candidates | None, *slices: NDArray[np.float32]
 ) -> NDArray[np.int32]:
     """The centroid that is nearest to each chosen one (q,), among its candidates; -1 where it is alone."""
     every = Centroids(np.concatenate(slices))
     rows = every.values[chosen]
     groups = None if candidates is None else candidates.groups[chosen]
     norms = np.sqrt(exact.squared_norms(rows))
-    found = Assigner().nearest(rows, norms, every, candidates=candidates, groups=groups, seconds=True)
+    assigner = Assigner(device=device)
+    found = assigner.nearest(rows, norms, every, candidates=candidates, groups=groups, seconds=True)
     seconds = found.labels if found.seconds is None else found.seconds
     return np.where(found.labels == chosen, seconds, found.labels)
 

@@ -83,7 +83,7 @@ def swap(
     first, second, gains = workers.attempt(
         partial(_divide, workers, view, own, slices, wide, k, salt, unit_norm), lambda: None
     )
-    near = workers.get([workers.slice(0, "nearest_others", cheap, candidates, *slices)])[0]
+    near = workers.get([workers.slice(0, "nearest_others", workers.device, cheap, candidates, *slices)])[0]
     near = np.where(counts[cheap] > 0, near, np.int32(-1))  # an empty cluster leaves nobody behind
     pairs = _matched(wide, gains, cheap, price, near)
     if not len(pairs):

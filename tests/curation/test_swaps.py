@@ -172,7 +172,8 @@ def test_blocks_and_slices_do_not_matter(unit_norm):
         np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, atol=1e-6)
 
 
-def test_the_nearest_other_centroid():
+@pytest.mark.parametrize("device", ["cpu", "cpu:torch"])
+def test_the_nearest_other_centroid(device):
     centroids = on_grid(blobs(50, 3, 20))
     centroids[7] = centroids[3]
     chosen = np.array([4, 3, 7, 49])
@@ -180,6 +181,6 @@ def test_the_nearest_other_centroid():
     distances = ((wide[chosen, None] - wide) ** 2).sum(2)
     distances[np.arange(4), chosen] = np.inf
     for slices in (1, 3):
-        found = nearest_others(chosen, None, *np.array_split(centroids, slices))
+        found = nearest_others(device, chosen, None, *np.array_split(centroids, slices))
         assert np.array_equal(found, distances.argmin(1))
-    assert nearest_others(np.array([0]), None, centroids[:1]) == [-1]
+    assert nearest_others(device, np.array([0]), None, centroids[:1]) == [-1]
