@@ -230,7 +230,8 @@ def lloyd(
 def objective(rows: torch.Tensor, centroids: torch.Tensor) -> float:
     """Mean exact squared distance of rows to the nearest centroid, these rounded to the grid."""
     on_grid = (centroids.double() * 2.0**24).round().div(2.0**24).float()
-    return float(gpu.squared_distances(rows, on_grid, ours(rows)(rows, on_grid)).mean())
+    labels = ours(rows)(rows, on_grid)
+    return float(gpu.squared_distances(rows, on_grid, labels, backend=backend(rows)).mean())
 
 
 def product_rate(size: int) -> float:
