@@ -93,13 +93,13 @@ def assigned(
     swaps = sums is not None and sums.centroids is not None
     labels = np.empty(len(points), np.int32)
     others = np.empty(len(points), np.int32) if swaps else None
-    groups = None
-    if isinstance(candidates, Candidates):
+    groups = group_of = None
+    if isinstance(candidates, Candidates) and start is not None:
         group_of = np.append(candidates.groups, np.int32(-1))  # of no centroid, -1, as well
     # FAISS takes rows of this process alone
     chunks = points.rows.chunks() if isinstance(candidates, Lists) else points.chunks(assigner)
     for where, rows in chunks:
-        if isinstance(candidates, Candidates) and start is not None:
+        if group_of is not None and start is not None:
             groups = group_of[start[where]]
         norms = points.norms(where)
         found = assigner.nearest(rows, norms, centroids, candidates=candidates, groups=groups, seconds=swaps)

@@ -108,9 +108,9 @@ def squared_distances(
     """
     out = torch.empty(len(labels), dtype=torch.float64, device=rows.device)
     if backend == "triton":
-        from curation.kernels import triton
+        from curation.kernels import triton_exact
 
-        triton.pair_distances(rows, centroids, index, labels, out)
+        triton_exact.pair_distances(rows, centroids, index, labels, out)
         return out
     block = max(1, _BLOCK // rows.shape[1])
     for start in range(0, len(out), block):
@@ -134,11 +134,11 @@ def cluster_sums(
         part = slice(start, start + _EXACT_ROWS)
         found = torch.zeros(sums.shape, dtype=torch.float64, device=rows.device)
         if backend == "triton":
-            from curation.kernels import triton
+            from curation.kernels import triton_exact
 
             some = rows[part].contiguous()
             index = torch.arange(len(some), device=rows.device)
-            triton.add_rows(some, spans(index, labels[part], _SUM_ROWS), found)
+            triton_exact.add_rows(some, spans(index, labels[part], _SUM_ROWS), found)
         else:
             block = max(1, _BLOCK // rows.shape[1])
             for values, where in zip(

@@ -34,9 +34,6 @@ _FAR = tl.constexpr(FAR)
 _SLOTS = tl.constexpr(4)  # sets of columns kept apart: as many as threads share a row of an accumulator
 _TRIAL_CENTROIDS = 4096
 _PAIRS = 1 << 24  # pairs in hand: 128 MB
-_COLUMNS = 128  # of a sum, in one program
-_TOGETHER = 32  # rows of a sum that are loaded at once
-_PAIR_ROWS = 16  # pairs of a program
 
 
 @dataclass(frozen=True)
@@ -103,36 +100,6 @@ def tuned(width: int, device: torch.device) -> Tile:
         except OutOfResources:
             continue  # a GPU with less shared memory than those that the list was made for
     return min(times, key=lambda tile: times[tile])
-
-
-def add_rows(rows: torch.Tensor, spans: Spans, sums: torch.Tensor) -> None:
-    """Adds the rows (n, d) of every span to the sum of its group in `sums` (groups, d), float64, in place.
-
-    Reads every row once. The order of additions is the device's own: they must be exact.
-    """
-    if len(spans.bounds):
-        blocks = -(-rows.shape[1] // _COLUMNS)
-        _add[(len(spans.bounds), blocks)](
-            rows, spans.order, spans.bounds, sums, rows.shape[1], ROWS=_TOGETHER, COLUMNS=_COLUMNS
-        )
-
-
-def pair_distances(
-    rows: torch.Tensor,
-    centroids: torch.Tensor,
-    index: torch.Tensor | None,
-    labels: torch.Tensor,
-    out: torch.Tensor,
-) -> None:
-    """Writes exact squared distances (m,), float64, of rows (n, d), or of those of an index, to centroids.
-
-    Float64 of what lies on the grid: exact, in any order. Negative labels stand for the first centroid.
-    """
-    if len(out):
-        rows, centroids = rows.contiguous(), centroids.contiguous()
-        _distance[(-(-len(out) // _PAIR_ROWS),)](
-            rows, centroids, index, labels, out, len(out), rows.shape[1], ROWS=_PAIR_ROWS, COLUMNS=_COLUMNS
-        )
 
 
 def _nearest(
@@ -375,42 +342,3 @@ def _scan(
         tl.store(scores + 3 * row + 2, tl.reshape(c, [ROWS]), mask=there)
         tl.store(labels + 2 * row, i, mask=there)
         tl.store(labels + 2 * row + 1, j, mask=there)
-
-
-@triton.jit
-def _add(rows, order, bounds, sums, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The sum of one span's rows, some columns of it."""
-    program = tl.program_id(0).to(tl.int64)
-    first = tl.load(bounds + 3 * program)
-    last = tl.load(bounds + 3 * program + 1)
-    group = tl.load(bounds + 3 * program + 2)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = column < width
-    total = tl.zeros([COLUMNS], tl.float64)
-    for start in range(0, (last - first).to(tl.int32), ROWS):
-        place = first + start + tl.arange(0, ROWS)
-        there = place < last
-        row = tl.load(order + place, mask=there, other=0)
-        values = tl.load(
-            rows + row[:, None] * width + column[None, :], mask=there[:, None] & inside[None, :], other=0.0
-        )
-        total += tl.sum(values.to(tl.float64), axis=0)
-    tl.atomic_add(sums + group * width + column, total, mask=inside)
-
-
-@triton.jit
-def _distance(rows, centroids, index, labels, out, n, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Squared distances of some pairs."""
-    place = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    there = place < n
-    row = place if index is None else tl.load(index + place, mask=there, other=0)
-    label = tl.maximum(tl.load(labels + place, mask=there, other=0).to(tl.int64), 0)
-    total = tl.zeros([ROWS], tl.float64)
-    for start in range(0, width, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        inside = there[:, None] & (column < width)[None, :]
-        left = tl.load(rows + row[:, None] * width + column[None, :], mask=inside, other=0.0)
-        right = tl.load(centroids + label[:, None] * width + column[None, :], mask=inside, other=0.0)
-        difference = left.to(tl.float64) - right.to(tl.float64)
-        total += tl.sum(difference * difference, axis=1)
-    tl.store(out + place, total, mask=there)

@@ -13,6 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from curation.kernels import triton as ours
+from curation.kernels import triton_exact as exact
 
 POINTERS = {
     **{"rows": "*fp16", "order": "*i64", "bounds": "*i64", "centroids": "*fp16", "half_squares": "*fp32"},
@@ -72,9 +73,9 @@ def main():
         found[f"{width} restricted"] = scan(few, width, spans=True, members=True)
         found[f"{width} close"] = scan(few, width, spans=True, close=True)
     found["768 close and restricted"] = scan(few, width, spans=True, members=True, close=True)
-    found["sums"] = compiled(ours._add, {"ROWS": ours._TOGETHER, "COLUMNS": ours._COLUMNS})
-    sizes = {"ROWS": ours._PAIR_ROWS, "COLUMNS": ours._COLUMNS}
-    found["distances"] = compiled(ours._distance, sizes)
+    found["sums"] = compiled(exact._add, {"ROWS": exact._TOGETHER, "COLUMNS": exact._COLUMNS})
+    sizes = {"ROWS": exact._PAIR_ROWS, "COLUMNS": exact._COLUMNS}
+    found["distances"] = compiled(exact._distance, sizes)
     print(json.dumps(found))
 
 
