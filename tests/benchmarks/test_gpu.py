@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import lloyd, made, main, measure, plain, report
+from benchmarks.gpu import lloyd, main, measure, report
+from benchmarks.gpu_rivals import made, plain
 from curation import exact
 
 MACHINE = {"packages": {"numpy": "2"}, "cpu": "one", "cores": 2, "python": "3.11", "blas": ["numpy: x1"]}
