@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -253,7 +252,6 @@ class Runner:
             self._retries.close()
             leave(self._store)
             self._ready = False
-        gc.collect()
         before = self._config.encoder.batch_size
         self._config = halved(self._config)
         self._write_config()
