@@ -6,7 +6,8 @@ everyone who is measured. A finished cell appends one line of JSON to the result
     {"cell": {what was measured}, "found": {the numbers}, "machine": {versions, kernels, ...}, "when": ...}
 
 or "error" in place of "found". A later line of a cell replaces an earlier one, and cells that failed
-are tried again. To publish results, commit their file (`git add --force`, where it is ignored).
+are tried again. Machines of different kinds have different folders, since seconds of two do not compare.
+The files are committed: a table that takes hours may be measured in parts, by several people.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import importlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +33,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
-from pipelines.blas import CORETYPE, better, flags
+from pipelines.blas import CORETYPE, ability, better, flags
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
@@ -77,7 +80,9 @@ def parser(name: str, about: str | None, threads: str = "1,2") -> argparse.Argum
     found.add_argument("--threads", type=numbers, default=threads, help="such as 1,2")
     found.add_argument("--seeds", type=int, default=3, help="runs of each method")
     found.add_argument("--small", action="store_true", help="a trial run on little data, without claims")
-    found.add_argument("--results", type=Path, help=f"file of the cells (default {RESULTS / name}.jsonl)")
+    found.add_argument(
+        "--results", type=Path, help=f"file of the cells (default {RESULTS}/MACHINE/{name}.jsonl)"
+    )
     found.add_argument("--again", type=names, default=[], help="methods to measure anew, such as ours")
     found.add_argument("--report", action="store_true", help="run nothing, print what is there")
     found.add_argument("--cell", type=json.loads, help=argparse.SUPPRESS)
@@ -97,8 +102,14 @@ def numbers(text: str) -> list[int]:
 
 
 def results_file(asked: argparse.Namespace) -> Path:
-    """Where the cells go: trial runs have a file of their own."""
-    return asked.results or RESULTS / f"{asked.name}{'-small' if asked.small else ''}.jsonl"
+    """Where the cells go: to those of this kind of machine; trial runs have a file of their own."""
+    return asked.results or RESULTS / kind() / f"{asked.name}{'-small' if asked.small else ''}.jsonl"
+
+
+def kind() -> str:
+    """This kind of machine as the name of a folder: its CPU, the widest arithmetic of that, and the cores."""
+    told = f"{re.sub('[(](R|TM)[)]', '', _cpu())} {ability(flags())} {os.cpu_count()} cores"
+    return "-".join(re.findall("[a-z0-9]+", told.lower()))
 
 
 def answer(asked: argparse.Namespace, measure: Callable[..., dict[str, Any]]) -> int:
@@ -248,12 +259,17 @@ def _name(key: dict[str, Any]) -> str:
 
 
 def _versions() -> dict[str, str]:
+    """Versions of what takes part; ours with the commit that last changed the engine."""
     found = {}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%h", "--", "curation"]
+    with suppress(KeyError, OSError, subprocess.CalledProcessError):  # a copy without its history, or no git
+        told = subprocess.run(command, capture_output=True, text=True, check=True)
+        found["evenset"] += f"+{told.stdout.strip()}"
     return found
 
 

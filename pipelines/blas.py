@@ -47,6 +47,11 @@ def kernels() -> tuple[str, ...]:
     return tuple(sorted(chosen))
 
 
+def ability(flags: frozenset[str]) -> str:
+    """The widest arithmetic that a CPU with these flags has and that there are kernels for; may be none."""
+    return next((name for name, (flag, _) in _KERNELS.items() if flag in flags), "")
+
+
 def better(chosen: Sequence[str], flags: frozenset[str]) -> tuple[str, str] | None:
     """What the CPU can do and the kernel to name, where one of those chosen is older; else None."""
     for ability, (flag, kernels) in _KERNELS.items():

@@ -71,6 +71,18 @@ def test_a_line_cut_short_is_named_and_left_out(asked, measured, capsys):
     assert len(cells.read(asked.results)) == 2
 
 
+def test_cells_of_two_kinds_of_machines_do_not_meet(asked, monkeypatch):
+    asked.results, places = None, set()
+    for cpu in ("Intel(R) Xeon(R) Processor", "AMD EPYC"):
+        for flags in ({"avx2"}, {"avx2", "avx512f"}, set()):
+            monkeypatch.setattr(cells, "_cpu", lambda cpu=cpu: cpu)
+            monkeypatch.setattr(cells, "flags", lambda flags=flags: frozenset(flags))
+            monkeypatch.setattr(cells.os, "cpu_count", lambda: 2)
+            places.add(str(cells.results_file(asked).relative_to(cells.RESULTS)))
+    assert len(places) == 6
+    assert {"intel-xeon-processor-avx-512-2-cores/trial.jsonl", "amd-epyc-2-cores/trial.jsonl"} < places
+
+
 def test_a_report_runs_nothing(asked, measured):
     asked.report = True
     assert cells.run(asked, CELLS) == 0
