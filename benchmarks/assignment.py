@@ -108,10 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the cells that are missing and prints the table; returns 1 where a claim or a cell failed."""
     parser = cells.parser("assignment", __doc__)
     asked = parser.parse_args(arguments)
-    if asked.cell:
-        return cells.answer(asked, measure)
-    failed = cells.run(asked, plan(asked))
-    return max(report(cells.read(cells.results_file(asked)), not asked.small), int(failed > 0))
+    return cells.main(asked, measure, plan, report)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ cost most. All have unit rows. A case is the same on every machine up to the las
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tempfile
 from collections.abc import Callable
@@ -17,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
-from benchmarks.features import MINILM, cached, data_folder, without_headers
+from benchmarks.features import minilm, mobilenet, read
 
 CACHE = Path(tempfile.gettempdir()) / "evenset-cases"
 _ROWS = 20_000  # generated at a time
@@ -147,35 +144,12 @@ def noise(n: int, d: int, seed: int) -> Pool:
 
 def pictures(n: int, d: int, cache: Path) -> Pool:
     """Evenly chosen pictures of CIFAR-10 as ImageNet's MobileNetV2 sees them, and their classes."""
-    from benchmarks.mobilenet import SIDE, WEIGHTS, MobileNetV2  # torch takes seconds to import
-
-    weights = data_folder() / WEIGHTS
-    digest = hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest()
-
-    def encode(payloads: Any) -> NDArray[np.float32]:
-        return MobileNetV2(weights).encode([Image.open(io.BytesIO(payload)) for payload in payloads])
-
-    name = f"mobilenet-v2 {SIDE}px {digest}"
-    return _features("cifar10.parquet", "image", n, d, lambda payloads: cached(cache, name, payloads, encode))
+    return _features("cifar10.parquet", "image", n, d, lambda payloads: mobilenet(cache, payloads))
 
 
 def posts(n: int, d: int, cache: Path) -> Pool:
     """Evenly chosen posts of 20 Newsgroups, without headers, as all-MiniLM-L6-v2 sees them; their topics."""
-    import modalities
-
-    def encode(payloads: Any) -> NDArray[np.float32]:
-        encoder = modalities.encoder(MINILM, modalities.modality("text"))
-        encoder.load()
-        embeddings, reasons = encoder.encode_all([encoder.prepare(post.decode()) for post in payloads])
-        if any(reasons):
-            raise ValueError(f"{MINILM} refused a post: {next(filter(None, reasons))}")
-        return np.asarray(embeddings, np.float32)
-
-    def features(payloads: list[bytes]) -> NDArray[np.float16]:
-        texts = [without_headers(payload).encode() or b"." for payload in payloads]
-        return cached(cache, f"{MINILM} no-headers", texts, encode)
-
-    return _features("newsgroups20.parquet", "text", n, d, features)
+    return _features("newsgroups20.parquet", "text", n, d, lambda payloads: minilm(cache, payloads))
 
 
 GENERATED: dict[str, Callable[[int, int, int], Pool]] = {
@@ -236,12 +210,10 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 def _features(
     file: str, column: str, n: int, d: int, embed: Callable[[list[bytes]], NDArray[np.float16]]
 ) -> Pool:
-    """Features (n, d) of evenly chosen rows of a Parquet file with the columns label and `column`."""
-    table = pq.read_table(data_folder() / file, columns=["label", column])
-    table = table.take(np.arange(n) * table.num_rows // n)
-    payloads = [p.encode() if isinstance(p, str) else p for p in table[column].to_pylist()]
-    rows = embed(payloads).astype(np.float32)
+    """Features (n, d) of evenly chosen rows of a Parquet file with the columns id, label and `column`."""
+    _, payloads, classes, _ = read(file, column)
+    chosen = np.arange(n) * len(payloads) // n
+    rows = embed([payloads[row] for row in chosen]).astype(np.float32)
     if rows.shape != (n, d):
         raise ValueError(f"{file}: features of shape {rows.shape}, not {(n, d)}")
-    labels = np.unique(np.asarray(table["label"].to_pylist()), return_inverse=True)[1]
-    return rows, labels.astype(np.int32)
+    return rows, classes[chosen].astype(np.int32)

@@ -83,7 +83,12 @@ def parser(name: str, about: str | None, threads: str = "1,2") -> argparse.Argum
     found.add_argument(
         "--results", type=Path, help=f"file of the cells (default {RESULTS}/MACHINE/{name}.jsonl)"
     )
-    found.add_argument("--again", type=names, default=[], help="methods to measure anew, such as ours")
+    found.add_argument(
+        "--again",
+        type=names,
+        default=[],
+        help="cells to measure anew, by a name such as ours, or all",
+    )
     found.add_argument("--report", action="store_true", help="run nothing, print what is there")
     found.add_argument("--cell", type=json.loads, help=argparse.SUPPRESS)
     found.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
@@ -112,7 +117,27 @@ def kind() -> str:
     return "-".join(re.findall("[a-z0-9]+", told.lower()))
 
 
-def answer(asked: argparse.Namespace, measure: Callable[..., dict[str, Any]]) -> int:
+def main(
+    asked: argparse.Namespace,
+    measure: Callable[..., dict[str, Any]],
+    plan: Callable[[argparse.Namespace], Iterable[Cell]],
+    report: Callable[[Sequence[dict[str, Any]], bool], int],
+) -> int:
+    """What the command line asked for; returns 1 where a claim or a cell failed.
+
+    Args:
+        asked: The options.
+        measure: Measures a cell, given its key.
+        plan: The cells in order.
+        report: Prints the tables of finished cells, with the claims on them or without; 1 where one fails.
+    """
+    if asked.cell:
+        return _answer(asked, measure)
+    failed = run(asked, plan(asked))
+    return max(report(read(results_file(asked)), not asked.small), int(failed > 0))
+
+
+def _answer(asked: argparse.Namespace, measure: Callable[..., dict[str, Any]]) -> int:
     """In a cell's own process: measures it and writes down what was found."""
     load = round(os.getloadavg()[0], 2)  # before this one adds to it
     found = measure(**asked.cell)
@@ -126,12 +151,19 @@ def run(asked: argparse.Namespace, cells: Iterable[Cell]) -> int:
     Args:
         asked: What the command line asked for: where the results are, what to measure anew.
         cells: What to measure, in order.
+
+    Raises:
+        SystemExit: There is nothing of a name that is to be measured anew.
     """
     if asked.report:
         return 0
-    results = results_file(asked)
+    results, cells, again = results_file(asked), list(cells), set(asked.again)
+    known = {value for cell in cells for value in cell.key.values() if isinstance(value, str)} | {"all"}
+    if unknown := again - known:
+        there = ", ".join(sorted(known))
+        raise SystemExit(f"--again {','.join(sorted(unknown))}: no such cell; there are {there}")
     have = {_name(line["cell"]) for line in read(results)}
-    wanted = [c for c in cells if _name(c.key) not in have or c.key.get("method") in asked.again]
+    wanted = [c for c in cells if _name(c.key) not in have or "all" in again or again & {*c.key.values()}]
     failed = 0
     for number, cell in enumerate(wanted, 1):
         print(f"[{number}/{len(wanted)}] {cell}", end=" ", file=sys.stderr, flush=True)

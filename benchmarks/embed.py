@@ -177,12 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cells.parser("embed", __doc__, threads="1")
     parser.add_argument("--models", type=cells.names, help=f"of {', '.join(MODELS)}")
     asked = parser.parse_args(arguments)
-    if asked.cell:
-        return cells.answer(asked, measure)
     if unknown := set(asked.models or ()) - set(MODELS):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
-    failed = cells.run(asked, plan(asked))
-    return max(report(cells.read(cells.results_file(asked)), not asked.small), int(failed > 0))
+    return cells.main(asked, measure, plan, report)
 
 
 if __name__ == "__main__":

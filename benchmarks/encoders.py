@@ -10,7 +10,6 @@ below 43 % on CIFAR-10 or 98 % on the digits.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import modalities
+from benchmarks.features import MissingDataError, data_folder
 from modalities.encoders.base import FittedEncoder
 from pipelines.fitting import kmeans
 
@@ -62,11 +62,11 @@ def patches(images: list[NDArray[Any]]) -> Embedded:
     return embeddings, f"fit {fitted - began:.1f} s, encode {time.perf_counter() - fitted:.1f} s"
 
 
-def mobilenet(images: list[NDArray[Any]], weights: Path) -> Embedded:
+def mobilenet(images: list[NDArray[Any]], data: Path) -> Embedded:
     """ImageNet MobileNetV2, images enlarged to 128 pixels."""
-    from benchmarks.mobilenet import MobileNetV2  # torch takes seconds to import
+    from benchmarks.mobilenet import WEIGHTS, MobileNetV2  # torch takes seconds to import
 
-    return MobileNetV2(weights).encode([Image.fromarray(image) for image in images]), ""
+    return MobileNetV2(data / WEIGHTS).encode([Image.fromarray(image) for image in images]), ""
 
 
 def cifar10(data: Path, count: int) -> tuple[list[NDArray[Any]], NDArray[Any]]:
@@ -93,13 +93,12 @@ def main() -> int:
     encoders: dict[str, Callable[[list[NDArray[Any]]], Embedded]]
     encoders = {"raw pixels": raw_pixels, "patches": patches}
     sets: list[tuple[str, list[NDArray[Any]], NDArray[Any]]] = [("digits", *digits())]
-    if "EVENSET_DATA" in os.environ:
-        data = Path(os.environ["EVENSET_DATA"])
+    try:
+        data = data_folder()
         sets.insert(0, ("CIFAR-10", *cifar10(data, arguments.images)))
-        weights = data / "mobilenet_v2_imagenet_fp16.safetensors"
-        encoders["MobileNetV2"] = lambda images: mobilenet(images, weights)
-    else:
-        print("EVENSET_DATA is not set: CIFAR-10 and MobileNetV2 are left out.")
+        encoders["MobileNetV2"] = lambda images: mobilenet(images, data)
+    except MissingDataError as error:
+        print(f"CIFAR-10 and MobileNetV2 are left out: {error}")
     print(f"{'images':>6} {'data':<10} {'encoder':<12} {'dims':>5} {'1-NN':>7} {'seconds':>8}")
     missed = []
     for name, images, labels in sets:

@@ -120,12 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = [*CASES, METHOD]
     parser.add_argument("--cases", type=cells.names, help=f"of {', '.join(known)}")
     asked = parser.parse_args(arguments)
-    if asked.cell:
-        return cells.answer(asked, measure)
     if unknown := set(asked.cases or ()) - set(known):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    failed = cells.run(asked, plan(asked))
-    return max(report(cells.read(cells.results_file(asked)), not asked.small), int(failed > 0))
+    return cells.main(asked, measure, plan, report)
 
 
 if __name__ == "__main__":

@@ -95,19 +95,7 @@ def zipf_thinned(classes: ArrayLike, exponent: float, seed: int, most: int) -> N
 
 def cifar10(cache: Path, seed: int, most: int = 5000) -> LabelledPool:
     """CIFAR-10 thinned to a long tail, with features of ImageNet's MobileNetV2 at 128 pixels."""
-    from benchmarks.mobilenet import SIDE, WEIGHTS, MobileNetV2  # torch takes seconds to import
-
-    weights = data_folder() / WEIGHTS
-    digest = hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest()
-    return _pool(
-        "cifar10.parquet",
-        "image",
-        seed,
-        most,
-        cache,
-        f"mobilenet-v2 {SIDE}px {digest}",
-        lambda pictures: MobileNetV2(weights).encode([Image.open(io.BytesIO(p)) for p in pictures]),
-    )
+    return _pool("cifar10.parquet", "image", seed, most, lambda pictures: mobilenet(cache, pictures))
 
 
 def newsgroups(cache: Path, seed: int, most: int = 5000) -> LabelledPool:
@@ -115,7 +103,35 @@ def newsgroups(cache: Path, seed: int, most: int = 5000) -> LabelledPool:
 
     Its largest class holds 999 posts, which limits the pool to about 2,800.
     """
-    return _pool("newsgroups20.parquet", "text", seed, most, cache, f"{MINILM} no-headers", _minilm)
+    return _pool("newsgroups20.parquet", "text", seed, most, lambda posts: minilm(cache, posts))
+
+
+def mobilenet(cache: Path, pictures: Sequence[bytes]) -> NDArray[np.float16]:
+    """Unit rows (n, 1280) of encoded pictures, as ImageNet's MobileNetV2 sees them at 128 pixels."""
+    from benchmarks.mobilenet import SIDE, WEIGHTS, MobileNetV2  # torch takes seconds to import
+
+    weights = data_folder() / WEIGHTS
+    digest = hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest()
+
+    def encode(payloads: Sequence[bytes]) -> NDArray[np.float32]:
+        return MobileNetV2(weights).encode([Image.open(io.BytesIO(payload)) for payload in payloads])
+
+    return cached(cache, f"mobilenet-v2 {SIDE}px {digest}", pictures, encode)
+
+
+def minilm(cache: Path, posts: Sequence[bytes]) -> NDArray[np.float16]:
+    """Unit rows (n, 384) of posts without their headers, as all-MiniLM-L6-v2 sees them."""
+
+    def encode(payloads: Sequence[bytes]) -> NDArray[np.float32]:
+        encoder = modalities.encoder(MINILM, modalities.modality("text"))
+        encoder.load()
+        texts = [without_headers(payload) or "." for payload in payloads]
+        embeddings, reasons = encoder.encode_all([encoder.prepare(text) for text in texts])
+        if any(reasons):
+            raise ValueError(f"{MINILM} refused a post: {next(filter(None, reasons))}")
+        return np.asarray(embeddings, np.float32)
+
+    return cached(cache, f"{MINILM} no-headers", posts, encode)
 
 
 def without_headers(post: bytes) -> str:
@@ -123,13 +139,12 @@ def without_headers(post: bytes) -> str:
     return post.decode("utf-8", errors="replace").partition("\n\n")[2].strip()
 
 
-def _minilm(posts: Sequence[bytes]) -> NDArray[np.float32]:
-    encoder = modalities.encoder(MINILM, modalities.modality("text"))
-    encoder.load()
-    embeddings, reasons = encoder.encode_all([encoder.prepare(without_headers(post)) for post in posts])
-    if any(reasons):
-        raise ValueError(f"{MINILM} refused a post: {next(filter(None, reasons))}")
-    return np.asarray(embeddings, np.float32)
+def read(file: str, column: str) -> tuple[list[str], list[bytes], NDArray[np.int64], int]:
+    """Ids, payloads, classes (n,) and their number, of a Parquet file with columns id, label and `column`."""
+    table = pq.read_table(data_folder() / file, columns=["id", "label", column])
+    names, classes = np.unique(np.asarray(table["label"].to_pylist()), return_inverse=True)
+    payloads = [p.encode() if isinstance(p, str) else p for p in table[column].to_pylist()]
+    return table["id"].to_pylist(), payloads, classes, len(names)
 
 
 def _pool(
@@ -137,18 +152,13 @@ def _pool(
     column: str,
     seed: int,
     most: int,
-    cache: Path,
-    encoder: str,
-    encode: Callable[[Sequence[bytes]], NDArray[np.float32]],
+    embed: Callable[[list[bytes]], NDArray[np.float16]],
 ) -> LabelledPool:
-    """A thinned pool of a Parquet file with the columns id, label and `column`."""
-    table = pq.read_table(data_folder() / file, columns=["id", "label", column])
-    names, classes = np.unique(np.asarray(table["label"].to_pylist()), return_inverse=True)
+    """A thinned pool of a Parquet file."""
+    ids, payloads, classes, count = read(file, column)
     rows = zipf_thinned(classes, 1.2, seed, most)
-    thinned = table.take(rows)
-    payloads = [p.encode() if isinstance(p, str) else p for p in thinned[column].to_pylist()]
-    embeddings = cached(cache, encoder, payloads, encode)
-    return LabelledPool(thinned["id"].to_pylist(), classes[rows], len(names), embeddings)
+    embeddings = embed([payloads[row] for row in rows])
+    return LabelledPool([ids[row] for row in rows], classes[rows], count, embeddings)
 
 
 def cached(

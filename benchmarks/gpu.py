@@ -302,17 +302,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", type=cells.names, default="assign,fit", help="what to measure")
     parser.set_defaults(seeds=1)
     asked = parser.parse_args(arguments)
-    if asked.cell:
-        return cells.answer(asked, measure)
-    if not (torch.cuda.is_available() or asked.small or asked.report):
+    if not (torch.cuda.is_available() or asked.small or asked.report or asked.cell):
         print(
             "benchmarks.gpu needs a CUDA GPU, and torch finds none here; --small tries it on the CPU",
             file=sys.stderr,
         )
         return 1
-    failed = cells.run(asked, plan(asked))
-    lines = cells.read(cells.results_file(asked))
-    return max(report(lines, not asked.small), int(failed > 0))
+    return cells.main(asked, measure, plan, report)
 
 
 if __name__ == "__main__":

@@ -202,12 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cells.parser("hierarchical", __doc__, threads="2")
     add_arguments(parser)
     asked = parser.parse_args(arguments)
-    if asked.cell:
-        return cells.answer(asked, measure)
     if asked.small:
         asked.sizes = [2000]
-    failed = cells.run(asked, plan(asked))
-    return max(report(cells.read(cells.results_file(asked)), not asked.small), int(failed > 0))
+    return cells.main(asked, measure, plan, report)
 
 
 if __name__ == "__main__":

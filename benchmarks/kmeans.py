@@ -181,13 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cells.parser("kmeans", __doc__)
     add_arguments(parser)
     asked = parser.parse_args(arguments)
-    if asked.cell:
-        return cells.answer(asked, measure)
-    for name, known in ((asked.cases, CASES), (asked.methods, METHODS), (asked.again, METHODS)):
+    for name, known in ((asked.cases, CASES), (asked.methods, METHODS)):
         if unknown := set(name or ()) - set(known):
             parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    failed = cells.run(asked, plan(asked))
-    return max(report(cells.read(cells.results_file(asked)), not asked.small), int(failed > 0))
+    return cells.main(asked, measure, plan, report)
 
 
 if __name__ == "__main__":

@@ -246,8 +246,8 @@ def plan(asked: argparse.Namespace) -> Iterator[Cell]:
             yield Cell(key, "curation")
 
 
-def report(lines: Sequence[dict[str, Any]], *, small: bool) -> int:
-    """Prints the table and the claims; 1 where one does not hold."""
+def report(lines: Sequence[dict[str, Any]], claims: bool) -> int:
+    """Prints the table and the verdicts; returns the exit code."""
     print(f"out of core: the cluster stage on {SHARDS} shards, points of {WIDTH} dimensions in float16")
     print(cells.described(lines) + "\n")
     rows, seconds, peaks = [], {}, {}
@@ -260,10 +260,10 @@ def report(lines: Sequence[dict[str, Any]], *, small: bool) -> int:
         rows.append([name, f"{found['seconds']:.0f}", *gib, f"{found['inertia']:.5f}"])
     headers = ["", "seconds", "peak, GiB", "anonymous", "shared", "files", "of them cached", "inertia"]
     print(table(headers, rows) + "\n")
-    few, many = SMALL_POINTS if small else POINTS
-    if small or many not in seconds:
+    few, many = POINTS
+    if not claims or many not in seconds:
         return 0
-    claims = [
+    verdicts = [
         Verdict(
             f"{many:,} points: at most {MOST / 2**30:.3g} GiB of anonymous and shared memory",
             max(peaks[many]) <= MOST,
@@ -272,10 +272,10 @@ def report(lines: Sequence[dict[str, Any]], *, small: bool) -> int:
     ]
     if few in seconds:
         ratio = float(np.median(seconds[many]) / np.median(seconds[few]))
-        claims.append(
+        verdicts.append(
             Verdict(f"at most {SLOWER:g} times the time of {few:,}", ratio <= SLOWER, f"{ratio:.1f} times")
         )
-    return conclude(claims)
+    return conclude(verdicts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -286,11 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=default, help="of the pools: 20 GB of a local disk")
     parser.add_argument("--only", type=cells.numbers, default=[], help="numbers of points, such as 1000000")
     asked = parser.parse_args(arguments)
-    if asked.cell:
-        return cells.answer(asked, measure)
-    os.environ[FOLDER] = str(asked.folder.absolute())
-    failed = cells.run(asked, plan(asked))
-    return max(report(cells.read(cells.results_file(asked)), small=asked.small), int(failed > 0))
+    if not asked.cell:
+        os.environ[FOLDER] = str(asked.folder.absolute())
+    return cells.main(asked, measure, plan, report)
 
 
 if __name__ == "__main__":

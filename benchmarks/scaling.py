@@ -143,12 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = cells.parser("scaling", __doc__, threads="2")
     add_arguments(parser)
     asked = parser.parse_args(arguments)
-    if asked.cell:
-        return cells.answer(asked, measure)
     if asked.small:
         asked.largest = min(asked.largest, POINTS[0])
-    failed = cells.run(asked, plan(asked))
-    return max(report(cells.read(cells.results_file(asked)), asked.picture), int(failed > 0))
+    return cells.main(asked, measure, plan, lambda lines, _: report(lines, asked.picture))
 
 
 if __name__ == "__main__":

@@ -126,10 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--clusters", type=int, default=5000)
     asked = parser.parse_args(arguments)
-    if asked.cell:
-        return cells.answer(asked, measure)
-    failed = cells.run(asked, plan(asked))
-    return max(report(cells.read(cells.results_file(asked)), not asked.small), int(failed > 0))
+    return cells.main(asked, measure, plan, report)
 
 
 if __name__ == "__main__":

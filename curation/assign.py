@@ -134,15 +134,14 @@ class Assigner:
             norms: Their Euclidean norms (n,).
             centroids: Centroids (k, d) on the grid.
             candidates: Which centroids a group of rows looks at; None: all of them; `Lists`: a near one
-                of all, most often the nearest.
+                of all, most often the nearest, and no second.
             groups: Group (n,) of each row, -1 to look at all centroids; None: all rows look at all.
             seconds: Find the second nearest as well.
         """
         if isinstance(candidates, Lists):
-            from curation.kernels.faiss import IvfAssigner  # an extra
+            from curation.kernels import faiss  # an extra
 
-            lists = IvfAssigner(candidates.probes)
-            return lists.nearest(as_array(rows), norms, centroids, seconds=seconds)
+            return Nearest(faiss.near(as_array(rows), centroids.values, candidates.probes), None)
         if self.on is not None:
             near = as_tensor(rows, self.on)
             return Nearest(*self.on.nearest(near, norms, centroids, candidates, groups, seconds))

@@ -16,7 +16,7 @@ from curation.points import Labels, Partial, Points
 if TYPE_CHECKING:
     from curation.assign import Chunk
 
-_APPROACHES = 2
+APPROACHES = 2
 """Looks at candidates after the first, each from where the last one led."""
 
 
@@ -137,7 +137,7 @@ def approached(
         assert two.seconds is not None
         best, other = look(groups=two.labels).labels, look(groups=np.maximum(two.seconds, 0)).labels
         best = _nearer(assigner, rows, centroids, best, other)
-        for _ in range(_APPROACHES):
+        for _ in range(APPROACHES):
             best = look(groups=candidates.groups[best]).labels
         found[where] = best
     return found

@@ -64,7 +64,7 @@ def balance(counts: ArrayLike) -> Balance:
         gini=_gini(shares),
         effective_number=float(np.exp(_entropy(shares))),
         coverage=_coverage(shares),
-        head_share=_head_share(shares, 0.1),
+        head_share=_head_share(shares),
     )
 
 
@@ -75,53 +75,6 @@ def kl_to_uniform(counts: ArrayLike) -> float:
         CurationError: as `balance`.
     """
     return _kl(_ascending_shares(counts))
-
-
-def normalized_entropy(counts: ArrayLike) -> float:
-    """Entropy of the shares over ln m, for counts of shape (m,); 1 for a single group.
-
-    Raises:
-        CurationError: as `balance`.
-    """
-    return _normalized_entropy(_ascending_shares(counts))
-
-
-def gini(counts: ArrayLike) -> float:
-    """Gini coefficient of counts, shape (m,): half the mean absolute difference over the mean.
-
-    Raises:
-        CurationError: as `balance`.
-    """
-    return _gini(_ascending_shares(counts))
-
-
-def effective_number(counts: ArrayLike) -> float:
-    """exp(entropy) of counts, shape (m,): the Hill number of order 1 (Hill, Ecology 1973).
-
-    Raises:
-        CurationError: as `balance`.
-    """
-    return float(np.exp(_entropy(_ascending_shares(counts))))
-
-
-def coverage(counts: ArrayLike) -> float:
-    """Share of the groups of counts, shape (m,), with a count above zero.
-
-    Raises:
-        CurationError: as `balance`.
-    """
-    return _coverage(_ascending_shares(counts))
-
-
-def head_share(counts: ArrayLike, head: float = 0.1) -> float:
-    """Share of the samples in the fullest ceil(head m) groups of counts, shape (m,).
-
-    Raises:
-        CurationError: as `balance`, or head is not above 0 and at most 1.
-    """
-    if not 0 < head <= 1:
-        raise CurationError(f"head is the share of groups to look at, above 0 and at most 1, and not {head}")
-    return _head_share(_ascending_shares(counts), head)
 
 
 def _ascending_shares(counts: ArrayLike) -> NDArray[np.float64]:
@@ -164,7 +117,6 @@ def _coverage(shares: NDArray[np.float64]) -> float:
     return float(np.count_nonzero(shares)) / len(shares)
 
 
-def _head_share(shares: NDArray[np.float64], head: float) -> float:
-    # round() keeps 0.1 * 30 = 3.0000000000000004 from taking a fourth group
-    groups = int(np.ceil(round(head * len(shares), 9)))
-    return min(1.0, float(shares[-groups:].sum()))
+def _head_share(shares: NDArray[np.float64]) -> float:
+    fullest = -(-len(shares) // 10)
+    return min(1.0, float(shares[-fullest:].sum()))

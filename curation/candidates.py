@@ -29,7 +29,7 @@ class Candidates:
 class Lists:
     """In the place of candidates: all centroids, filed in lists by FAISS, of which a point looks at a few.
 
-    Approximate: most points find their nearest centroid, not all. See `curation.kernels.faiss.IvfAssigner`.
+    Approximate: most points find their nearest centroid, not all. See `curation.kernels.faiss.near`.
 
     Attributes:
         probes: Lists that a point looks through.

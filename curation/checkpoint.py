@@ -136,9 +136,9 @@ class Checkpoint:
             why = self._altered(header, path) or self._differs(header["basis"], path)
             if not why:
                 self._levels, self._step, self._fit = header["levels"], header["step"], header["fit"]
-                why = self._damage(workers)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = f"{path} is damaged ({error!r})"
+        why = why or self._damage(workers)  # what fails there says nothing against the checkpoint
         if why:
             self.say(f"the checkpoint is not used: {why}; the fit starts afresh")
             self.clear()

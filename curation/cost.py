@@ -12,37 +12,26 @@ import math
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
+from curation import recall, sketch, splitting
+from curation.assignment import APPROACHES
+from curation.batches import FIRST, OVERDRAW
+from curation.descent import FEW
+from curation.fit import PASSES, SPARSE, is_small
+from curation.merits import FEW_JUDGES, JUDGES
+from curation.neighbours import GROUP, NEAR_GROUPS
+
 if TYPE_CHECKING:
     from curation.descent import Plan
     from curation.recipe import Recipe
 
 ITERATIONS = 30
-"""Of a fit until it gains less than its tolerance; without one it goes on to the most it may make."""
+"""Of a fit that stops by its tolerance; with `tol` 0 it makes `max_iter`."""
 LLOYD_ITERATIONS = 25
 """The same where every iteration scans all centroids."""
-PASSING_ITERATIONS = 4
-"""The same of a fit that only chooses points for another, as in `curation.fit`."""
 CANDIDATES = 85
 """Centroids that a point compares itself with in an iteration, in the mean."""
-FEW = 512
-"""Clusters up to which an iteration scans them all, as in `curation.descent`."""
-GROUP = 16
-"""Centroids whose points share their candidates."""
-FIRST_SEEDS = 8
-"""Seeds of the first batch of a start, as in `curation.batches`; each later batch doubles them."""
-OVERDRAW = 4
-"""Points that a batch draws for a seed, as there, which `JUDGES` points a seed compare themselves with."""
-JUDGES = 16
-PASSING_JUDGES = 4
-LOOKS = 4
+LOOKS = 2 + APPROACHES
 """Looks at candidates in the sketch by which a point finds its cluster between two resampling steps."""
-SPARSE = 32
-"""Points a cluster below which seeds are drawn in all dimensions, as in `curation.fit`."""
-SMALL, LITTLE = 2**24, 2**31
-"""Coordinates, and those times clusters, up to which seeds are found one by one, as in `curation.fit`."""
-SKETCH = 48
-"""Dimensions of the sketch, as in `curation.sketch`; there is one where points have `SKETCHED` as many."""
-SKETCHED = 3
 FAR_SCANS = 6
 """Scans of all centroids in the sketch during a fit: those of its hints, and the last."""
 UPDATES = 3.0
@@ -53,15 +42,11 @@ FILINGS = 6
 """Comparisons of each centroid with all lists while they are filed: five to find the lists, and the last."""
 LISTED = 8.0
 """Time of a comparison in a list over one among candidates: FAISS reads the list anew for every point."""
-RECALLED = 4096
-"""Points that are assigned exactly to tell how good approximate labels are, as in `curation.recall`."""
 SPLIT_ITERATIONS = 13
 """Of the division of coarse clusters, where it ends by its tolerance."""
-SPLIT_BATCHES = 10
-"""Batches in which they draw their seeds, as in `curation.splitting`."""
 THINNING = 5e-4
 """Seconds in which one of them chooses a batch's seeds among the points drawn, whatever its size."""
-NEIGHBOURHOOD = 256
+NEIGHBOURHOOD = GROUP * NEAR_GROUPS
 """Centroids among which the neighbours of a centroid are looked for."""
 PREPARED = 15
 """Updates that take as long as bringing the rows onto the grid, naming them and sketching them."""
@@ -111,7 +96,7 @@ class Work:
 
     def operations(self, dimensions: int) -> float:
         """Floating-point operations; a multiplication and an addition are two."""
-        pairs = dimensions * (self.scanned + self.restricted + self.listed) + SKETCH * self.sketched
+        pairs = dimensions * (self.scanned + self.restricted + self.listed) + sketch.SIZE * self.sketched
         return 2.0 * pairs + self.between
 
     def row_bytes(self, dimensions: int, item: int = 4) -> float:
@@ -163,7 +148,7 @@ def fit_work(n: int, d: int, k: int, plan: Plan) -> Work:
     """One k-means fit of n points (n, d) with k clusters, without the assignment that follows it."""
     candidates, lloyd = near(k), plan.algorithm == "lloyd"
     brief = plan.passing and not lloyd  # which ends whatever it gains
-    expected = LLOYD_ITERATIONS if lloyd else PASSING_ITERATIONS if brief else ITERATIONS
+    expected = LLOYD_ITERATIONS if lloyd else PASSES if brief else ITERATIONS
     times = min(expected, plan.max_iter) if brief or plan.tol > 0 else plan.max_iter
     work = _start(n, d, k, plan)
     if lloyd or candidates == k:
@@ -206,19 +191,14 @@ def full_work(n: int, d: int, k: int, plan: Plan) -> Work:
 
 def far_work(n: int, d: int, k: int, plan: Plan) -> Work:
     """A scan of all k centroids in the sketch of n points, or in all dimensions where there is none."""
-    if not is_sketched(d):
+    if not sketch.pays(d):
         return full_work(n, d, k, plan) + Work(updated=n)
-    return Work(sketched=float(n) * k, read=n * SKETCH / d, updated=n, rounds=2)
-
-
-def is_sketched(d: int) -> bool:
-    """Whether points of d dimensions have a sketch."""
-    return d >= SKETCHED * SKETCH
+    return Work(sketched=float(n) * k, read=n * sketch.SIZE / d, updated=n, rounds=2)
 
 
 def neighbour_work(k: int, d: int) -> float:
     """Operations, in float64, of the candidates of k centroids: their groups, and neighbours in near ones."""
-    width = SKETCH if is_sketched(d) else d
+    width = sketch.SIZE if sketch.pays(d) else d
     return 2.0 * width * k * (GROUPING * k / GROUP + LISTING * min(k, NEIGHBOURHOOD))
 
 
@@ -230,23 +210,18 @@ def _start(n: int, d: int, k: int, plan: Plan) -> Work:
         return Work(scanned=float(n) * k * (2 + int(math.log(k))), read=float(n) * k, rounds=k)
     sizes = _batch_sizes(k)
     totals = itertools.accumulate(sizes)
-    judges = PASSING_JUDGES if plan.passing else JUDGES
+    judges = FEW_JUDGES if plan.passing else JUDGES
     pairs = [OVERDRAW * size * min(n, judges * total) for size, total in zip(sizes, totals, strict=True)]
     judged = float(sum(pairs[1:]))  # nobody judges the first
     rounds = Work(rounds=5 * len(sizes))
-    if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d) or (n < SPARSE * k and not plan.passing):
+    if plan.algorithm == "lloyd" or k <= FEW or not sketch.pays(d) or (n < SPARSE * k and not plan.passing):
         return rounds + Work(scanned=float(n) * k + judged, read=len(sizes) * n, updated=n)
     # the seeds attract points, and most often their means once more
     return rounds + far_work(n, d, k, plan) * (1 if plan.passing else 2) + Work(sketched=judged)
 
 
-def is_small(n: int, d: int, k: int) -> bool:
-    """Whether seeds are found one by one."""
-    return n * d <= SMALL if k <= FEW else k <= 2 * FEW and n * d * k <= LITTLE
-
-
 def _batch_sizes(k: int) -> list[int]:
-    sizes = [min(k, FIRST_SEEDS)]
+    sizes = [min(k, FIRST)]
     while (found := sum(sizes)) < k:
         sizes.append(min(k - found, found))
     return sizes
@@ -263,7 +238,7 @@ def level_work(recipe: Recipe, level: int, n: int, d: int) -> Work:
     k = min(recipe.n_clusters[level - 1] // leaves, n)
     work = full_work(n, d, k, recipe.plan)
     if recipe.plan.lists(k) is not None:
-        work += scan_work(min(n, RECALLED), k)
+        work += scan_work(min(n, recall.SAMPLE), k)
     if leaves > 1:
         work += division_work(n, k, leaves, recipe.plan)
     if not points:
@@ -283,7 +258,7 @@ def division_work(n: int, k: int, leaves: int, plan: Plan) -> Work:
     times = min(SPLIT_ITERATIONS, plan.max_iter) if plan.tol > 0 else plan.max_iter
     look = Work(restricted=float(n) * leaves, blocks=k, read=n, rounds=1)
     batch = Work(blocks=k, read=n, updated=n, thinned=k, rounds=3)
-    drawn = batch * min(SPLIT_BATCHES, leaves) + Work(restricted=float(n) * leaves)
+    drawn = batch * min(splitting.BATCHES, leaves) + Work(restricted=float(n) * leaves)
     mean = Work(updated=n, rounds=1)
     return drawn + mean + (look + mean) * times + look
 
@@ -291,10 +266,10 @@ def division_work(n: int, k: int, leaves: int, plan: Plan) -> Work:
 def _reassignment(n: int, d: int, k: int, plan: Plan) -> Work:
     """All inputs find their cluster after a resampling step, and its closest points are chosen."""
     chosen = Work(updated=n, rounds=2)
-    if plan.algorithm == "lloyd" or k <= FEW or not is_sketched(d):
+    if plan.algorithm == "lloyd" or k <= FEW or not sketch.pays(d):
         return scan_work(n, k) + chosen
     looks = k / GROUP + LOOKS * CANDIDATES
-    found = Work(sketched=n * looks, read=n * SKETCH * LOOKS / d, updated=n, rounds=2)
+    found = Work(sketched=n * looks, read=n * sketch.SIZE * LOOKS / d, updated=n, rounds=2)
     return (
         found
         + Work(restricted=float(n) * CANDIDATES, blocks=k / GROUP, between=neighbour_work(k, d))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -114,7 +114,7 @@ class View:
 
 
 class Descent:
-    """What both algorithms share: assigning, updating, and knowing when to stop."""
+    """What Lloyd's algorithm, the fast recipe and division share: assign, update, know when to stop."""
 
     def __init__(self, view: View, plan: Plan, watch: Watcher | None) -> None:
         self.view, self.plan, self.watch = view, plan, watch
@@ -185,7 +185,16 @@ class Descent:
 
     def step(self, action: Callable[[], list[News]]) -> list[News]:
         """One iteration: does it, again where a worker was lost, and tells who watches."""
-        news = self.workers.attempt(action, lambda: None)
+
+        def once() -> list[News]:
+            before = replace(self.at)
+            try:
+                return action()
+            except BaseException:
+                self.at = before  # what it left may be handles of what a lost worker never had
+                raise
+
+        news = self.workers.attempt(once, lambda: None)
         self.at.n_iter += 1
         self.workers.tick("iterations", self.at.n_iter, self.plan.max_iter)
         if self.watch is not None:
@@ -200,8 +209,7 @@ class Descent:
     def seeded(self, n_clusters: int) -> int:
         """Greedy k-means++ as a start; the number of seeds."""
         self.at.slices = seed(self.workers, self.view.name, n_clusters, self.view.place)
-        sizes = [self.workers.slice(i, "size", part) for i, part in enumerate(self.at.slices)]
-        return sum(self.workers.get(sizes))
+        return sum(self.workers.sizes(self.at.slices))
 
     def drawn(self, n_clusters: int, directions: Handle | None) -> tuple[int, list[int]]:
         """D^2 sampling in batches as a start: labels; the number of seeds, and sizes of the slices."""

@@ -20,7 +20,7 @@ from curation.assign import FAR
 from curation.errors import CurationError
 from curation.exact import LIMB, SPREAD_UNIT, UNIT
 from curation.kernels import gpu
-from curation.kernels.halves import Halves, halve_centroids
+from curation.kernels.halves import Halves, halve_centroids, rows_in_hand
 
 if TYPE_CHECKING:
     from curation.assign import Centroids
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _STAGED = 1 << 20  # bytes from which on copies go by way of pinned memory
-_PAIRS = 1 << 26  # float64 products in hand: 512 MB, and as much again a few times
-_BLOCK = 1 << 24  # float64 values in hand: 128 MB
 _SHARE = 0.6  # of the free memory that rows may take for good; float16 that must widen takes half again
 
 
@@ -166,22 +164,18 @@ class Device:
         weights: NDArray[np.int64] | None,
         candidates: Centroids,
     ) -> NDArray[np.int64]:
-        """See `curation.nearer.gains`; in float64, which is exact on the grid in any order."""
-        others = self._centroids(candidates)[0].double()
-        lengths = (others * others).sum(dim=1)
-        out = torch.zeros((2, len(others)), dtype=torch.int64, device=self.device)
-        spare = self.tensor(distances - squares)[:, None]  # exact: both are multiples of 2^-48 below 2^4
-        weight = None if weights is None else self.tensor(weights)[:, None]
-        block = max(1, _PAIRS // max(1, len(others)))
-        for start in range(0, len(rows), block):
-            part = slice(start, start + block)
-            products = rows[part].double() @ others.T
-            units = products.mul_(2).add_(spare[part]).sub_(lengths).clamp_(min=0).mul_(UNIT**2).long()
-            high, low = units >> 24, units.bitwise_and_(0xFFFFFF)
-            if weight is not None:
-                high, low = high * weight[part], low * weight[part]
-            out += torch.stack([high.sum(dim=0), low.sum(dim=0)])
-        return self.array(out)
+        """See `curation.nearer.gains`."""
+        values, halves = self._centroids(candidates)
+        found = gpu.gains(
+            rows,
+            self.tensor(squares),
+            self.tensor(distances),
+            None if weights is None else self.tensor(weights),
+            values,
+            backend=self.backend,
+            halves=halves,
+        )
+        return self.array(found)
 
     def cluster_sums(
         self,
@@ -209,7 +203,7 @@ class Device:
         """See `curation.sketch.project`."""
         along = self.tensor(directions)
         out = rows.new_empty((len(rows), along.shape[1]), dtype=torch.float32)
-        block = max(1, _BLOCK // rows.shape[1])
+        block = rows_in_hand(rows.shape[1])
         for start in range(0, len(rows), block):
             out[start : start + block] = (rows[start : start + block].double() @ along * UNIT).round_() / UNIT
         return self.array(out)
@@ -303,7 +297,7 @@ def _weighted_sums(
     counts = torch.zeros(n_clusters, dtype=torch.int64, device=rows.device)
     which = labels.long()
     counts.index_add_(0, which, weights)
-    block = max(1, _BLOCK // rows.shape[1])
+    block = rows_in_hand(rows.shape[1])
     for start in range(0, len(rows), block):
         part = slice(start, start + block)
         steps = (rows[part].double() * UNIT).long()

@@ -1,7 +1,7 @@
 """The two ways to fit centroids to a view of the points, written once against `Workers`.
 
-`lloyd` is Lloyd's algorithm (IEEE Trans. Inf. Theory, 1982): full scans until nothing moves. `fast`
-reaches the same objective or a lower one at a fraction of the cost:
+`_Lloyd` is Lloyd's algorithm (IEEE Trans. Inf. Theory, 1982): full scans until nothing moves. `_Fast`
+comes within .2 % of its objective with greedy seeds, mostly below it, at a fraction of the cost:
 
 1. it starts from D^2 sampling in batches, in a sketch of the points where clusters have many (`batches`,
    `merits`, `sketch`);
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from curation import sketch
 from curation.batches import weighty
 from curation.candidates import Lists
-from curation.chance import Purpose, salt, smallest
+from curation.chance import Purpose, salt
 from curation.descent import FEW, Descent, Fit, Plan, View, Watcher
 from curation.swaps import swap
 from curation.workers import Handle, Workers
@@ -34,15 +34,24 @@ from curation.workers import Handle, Workers
 if TYPE_CHECKING:
     from curation.centroids import News
 
-_SMALL = 2**24  # coordinates of a view up to which few seeds are found one by one,
-_LITTLE = 2**31  # and twice as many up to so many coordinates times seeds
-_SPARSE = 32  # points a cluster below which the start looks along all dimensions, and swaps are few
+SPARSE = 32
+"""Points a cluster below which the start looks along all dimensions, and swaps are few."""
+
+PASSES = 4
+"""Iterations of a fit that only chooses points for another: all but the last with swaps."""
+
+_SMALL = 2**24  # greedy k-means++ seeds up to FEW clusters where n d is at most this,
+_LITTLE = 2**31  # and up to twice as many where n d k is
 _SHARE = 0.25  # of all centroids: candidates that are more do not pay
 _HINTS = (2, 4, 8)  # iterations that begin with a scan of the sketch
 _CALM = 500  # swaps end when fewer than one in so many clusters was swapped,
 _DENSE_CALM = 200  # or in so many where clusters have many points
-_BOLD = 0.7  # of what a swap seems to lose must be gained there: once all have moved, it has lost less
-_BRISK = 3  # iterations of a fit that only passes points on, all with swaps, before its last one
+_BOLD = 0.7  # of its estimated loss a swap must gain: it loses less once the other centroids have moved
+
+
+def is_small(n: int, d: int, k: int) -> bool:
+    """Whether greedy k-means++, which finds better seeds one by one, costs little."""
+    return n * d <= _SMALL if k <= FEW else k <= 2 * FEW and n * d * k <= _LITTLE
 
 
 def directions_of(workers: Workers, place: tuple[int, int]) -> Handle | None:
@@ -50,9 +59,7 @@ def directions_of(workers: Workers, place: tuple[int, int]) -> Handle | None:
     if not sketch.pays(workers.get(workers.points("dimensions")[:1])[0]):
         return None
     word = int(salt(place[0], Purpose.SKETCH, place[1]))
-    told = workers.get(workers.points("sample", word, sketch.SAMPLE))
-    values, keys = (np.concatenate(column) for column in zip(*told, strict=True))
-    found = workers.points("rows_of", keys[smallest(values, keys, sketch.SAMPLE)])
+    found = workers.points("rows_of", workers.sample(word, sketch.SAMPLE))
     return workers.slice(0, "directions", *found)
 
 
@@ -128,7 +135,7 @@ class _Fast(Descent):
 
     def _pass(self) -> Fit:
         """Swaps, then one iteration without: the points closest to a centroid do not hang on the rest."""
-        most = min(_BRISK + 1, self.plan.max_iter)
+        most = min(PASSES, self.plan.max_iter)
         while self.at.n_iter < most:
             self.saved()
             number = self.at.n_iter + 1
@@ -140,7 +147,8 @@ class _Fast(Descent):
         # what sets points of one cluster apart is not in the sketch: with few of them it is missed
         rough = self.plan.passing or self._is_dense(n_clusters)
         directions = self.directions if rough else None
-        if self.plan.init == "k-means++" or self._is_small(n_clusters):
+        dimensions = int(self.workers.ask("dimensions")[0])
+        if self.plan.init == "k-means++" or is_small(self.count, dimensions, n_clusters):
             found = self.seeded(n_clusters)
             self.at.own = labelled(self.view, self.at.slices, found, exactly=True)
             return found
@@ -162,37 +170,24 @@ class _Fast(Descent):
         self.at.slices = self.workers.attempt(lift, lambda: None)
         return found
 
-    def _is_small(self, n_clusters: int) -> bool:
-        """Whether greedy k-means++, which finds better seeds one by one, costs little."""
-        dimensions = int(self.workers.ask("dimensions")[0])
-        size = self.count * dimensions
-        if n_clusters > FEW:
-            return n_clusters <= 2 * FEW and size * n_clusters <= _LITTLE
-        return size <= _SMALL
-
     def _iterate(self, number: int, far: bool, swaps: bool) -> list[News]:
-        before = replace(self.at)
-        try:
-            self.at.slices, news = self.update(self.at.slices, self._assigned(far, swaps))
-            self.at.dissolved, self.at.moved = None, 0
-            if swaps:
-                swapped = swap(
-                    self.workers,
-                    self.view.name,
-                    self.at.own or [],
-                    self.at.slices,
-                    news,
-                    (*self.view.place, number),
-                    self._swappable(),
-                    self.candidates,
-                    share=_BOLD if self._is_dense(self.at.found) and not self.plan.passing else 1.0,
-                    unit_norm=self.plan.distance == "cosine",
-                )
-                self.at.slices, self.at.dissolved = swapped.slices, swapped.dissolved
-                self.at.moved = self.at.swapped = swapped.count
-        except BaseException:
-            self.at = before  # an attempt that failed leaves no trace
-            raise
+        self.at.slices, news = self.update(self.at.slices, self._assigned(far, swaps))
+        self.at.dissolved, self.at.moved = None, 0
+        if swaps:
+            swapped = swap(
+                self.workers,
+                self.view.name,
+                self.at.own or [],
+                self.at.slices,
+                news,
+                (*self.view.place, number),
+                self._swappable(),
+                self.candidates,
+                share=_BOLD if self._is_dense(self.at.found) and not self.plan.passing else 1.0,
+                unit_norm=self.plan.distance == "cosine",
+            )
+            self.at.slices, self.at.dissolved = swapped.slices, swapped.dissolved
+            self.at.moved = self.at.swapped = swapped.count
         return news
 
     def _swappable(self) -> int:
@@ -212,7 +207,7 @@ class _Fast(Descent):
 
     def _is_dense(self, n_clusters: int) -> bool:
         """Whether so many clusters have many points each."""
-        return self.count >= _SPARSE * n_clusters
+        return self.count >= SPARSE * n_clusters
 
     def _assigned(self, far: bool, swaps: bool) -> list[list[Handle]]:
         """Assigns the points by what pays: all centroids, those nearby, or (`far`) by way of the sketch."""
@@ -292,7 +287,7 @@ def settled(
     keep: NDArray[np.bool_] = np.sum([weight for _, weight, _ in told], axis=0) > 0
     inertia = sum(part for _, _, part in told)
     if not keep.all():
-        sizes = workers.get([workers.slice(i, "size", part) for i, part in enumerate(slices)])
+        sizes = workers.sizes(slices)
         edges = np.cumsum(sizes)[:-1]
         kept = [
             (i, part, mask)

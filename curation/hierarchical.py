@@ -88,16 +88,16 @@ class HierarchicalKMeans(CentroidEstimator):
         levels = self.n_clusters
         return Recipe(
             [levels] if isinstance(levels, int | float | np.number) else levels,
-            self.resample_steps,
-            self.resample_points,
-            self.resample_strategy,
-            self.max_iter,
-            self.tol,
-            self.distance,
-            0 if self.random_state is None else self.random_state,
-            self.algorithm,
-            self.init,
-            self.split,
+            resample_steps=self.resample_steps,
+            resample_points=self.resample_points,
+            resample_strategy=self.resample_strategy,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            distance=self.distance,
+            random_state=0 if self.random_state is None else self.random_state,
+            algorithm=self.algorithm,
+            init=self.init,
+            split=self.split,
         )
 
     def fit(self, X: Any, y: None = None, *, ids: Sequence[str] | None = None) -> Self:

@@ -129,77 +129,134 @@ def _known(
 def grow_level(
     workers: Workers, recipe: Recipe, level: int, n_inputs: int, checkpoint: Checkpoint | None = None
 ) -> tuple[Grown, list[NDArray[np.int64]]]:
-    """k-means on a level's inputs, its resampling steps, one assignment of all inputs, and splitting."""
-    leaves = recipe.split_of(level)
-    wanted = recipe.n_clusters[level - 1] // leaves
-    at = checkpoint.step(level, workers) if checkpoint is not None else Step(level, 0)
-    notes = list(at.notes)
-    place = (recipe.random_state, level)
-    directions = workers.attempt(lambda: directions_of(workers, place), lambda: None)
+    """One level over the inputs that the workers hold, and above the leaves the labels of these."""
+    return _Level(workers, recipe, level, n_inputs, checkpoint).grown()
 
-    def cluster(name: str, count: int, step: int) -> Fit:
-        workers.tick(f"level {level}, step {step}", 0, 1)
-        plan = recipe.plan if step == steps else recipe.passing
-        view = View(workers, name, count, (*place, step), directions, checkpoint)
-        fit = fit_centroids(view, wanted, plan)
-        if fit.n_clusters < wanted:
-            what = "inputs" if step == 0 else f"resampled points at step {step}"
-            notes.append(
-                f"level {level}: {wanted} clusters were asked for but there are only {fit.n_clusters} "
-                f"distinct {what}, so each is a cluster of its own"
-            )
-        workers.tick(FIT_DONE, 1, 1)
+
+class _Level:
+    """k-means on a level's inputs, its resampling steps, one assignment of all inputs, and their division.
+
+    Args:
+        workers: Who holds the inputs.
+        recipe: What to grow.
+        level: Number of the level, 1 for the leaves.
+        n_inputs: Points, or clusters of the level below.
+        checkpoint: Where to go on from, and what to keep up to date.
+    """
+
+    def __init__(
+        self, workers: Workers, recipe: Recipe, level: int, n_inputs: int, checkpoint: Checkpoint | None
+    ) -> None:
+        self.workers, self.recipe, self.level, self.checkpoint = workers, recipe, level, checkpoint
+        self.n_inputs = n_inputs
+        self.leaves = recipe.split_of(level)
+        self.limit = recipe.points_of(level, n_inputs)
+        self.steps = recipe.resample_steps if self.limit else 0
+        self.at = checkpoint.step(level, workers) if checkpoint is not None else Step(level, 0)
+        self.notes = list(self.at.notes)
+        place = (recipe.random_state, level)
+        self.directions = workers.attempt(lambda: directions_of(workers, place), lambda: None)
+
+    def grown(self) -> tuple[Grown, list[NDArray[np.int64]]]:
+        """The level, and above the leaves the labels of its inputs."""
+        fit = self._fitted()
+        own = self._assigned(fit)
+        if self.leaves > 1:
+            fit, own = self._divided(fit, own)
+        return self._finished(fit, own)
+
+    def _view(self, name: str, count: int, step: int, checkpoint: Checkpoint | None) -> View:
+        place = (self.recipe.random_state, self.level, step)
+        return View(self.workers, name, count, place, self.directions, checkpoint)
+
+    def _begin(self, step: int, fit: Fit) -> None:
+        """A step begins, with what the fit before it came to."""
+        if self.checkpoint is not None:
+            known = Step(self.level, step, fit.slices, fit.n_clusters, fit.n_iter, list(self.notes))
+            self.checkpoint.enter(known, self.workers)
+
+    def _fitted(self) -> Fit:
+        """The first fit, or that of the last resampling step."""
+        if self.at.step == 0:
+            fit = self._cluster(EVERYTHING, self.n_inputs, 0)
+        else:
+            fit = Fit(self.at.slices, self.at.n_clusters, self.at.n_iter)
+            for _ in range(self.at.step):
+                self.workers.tick(FIT_DONE, 1, 1)
+        for step in range(max(1, self.at.step), self.steps + 1):
+            self._begin(step, fit)
+            name = f"level {self.level} step {step}"
+            fit = self._cluster(name, self._resampled(fit, step, name), step)
+        self.workers.leave()
+        self._begin(self.steps + 1, fit)
         return fit
 
-    def begin(step: int) -> None:
-        if checkpoint is not None:
-            checkpoint.enter(Step(level, step, fit.slices, fit.n_clusters, fit.n_iter, notes), workers)
-
-    everything = View(workers, EVERYTHING, n_inputs, (*place, 0), directions)
-    exactly = recipe.algorithm == "lloyd"
-    limit = recipe.points_of(level, n_inputs)
-    steps = recipe.resample_steps if limit else 0
-    if at.step == 0:
-        fit = cluster(EVERYTHING, n_inputs, 0)
-    else:
-        fit = Fit(at.slices, at.n_clusters, at.n_iter)
-        for _ in range(at.step):
-            workers.tick(FIT_DONE, 1, 1)
-    for step in range(max(1, at.step), steps + 1):
-        begin(step)
-        own = labelled(everything, fit.slices, fit.n_clusters, exactly=exactly)
-        salt = int(chance.salt(recipe.random_state, chance.Purpose.RESAMPLE, level, step))
-        name = f"level {level} step {step}"
-        fit = cluster(
-            name, resample(workers, own, fit.slices, recipe.resample_strategy, salt, limit, name), step
-        )
-    workers.leave()
-    begin(steps + 1)
-    lists = recipe.plan.lists(fit.n_clusters)
-    own = labelled(everything, fit.slices, fit.n_clusters, exactly=True, lists=lists)
-    if lists is not None:
-        share, sampled = recall(everything, own, fit.slices)
-        notes.append(
-            f"level {level}: inputs were assigned approximately (algorithm ivf); of {sampled} sampled ones "
-            f"{share:.2%} are in the cluster whose centroid is nearest"
-        )
-    if leaves > 1:
-        coarse = fit.n_clusters
-        workers.tick(f"level {level}, splitting", 0, 1)
-        divided = View(workers, EVERYTHING, n_inputs, (*place, steps + 1), directions, checkpoint)
-        fit, own = divide(divided, own, coarse, leaves, recipe.plan)
-        workers.tick(FIT_DONE, 1, 1)
-        if fit.n_clusters < coarse * leaves:
-            notes.append(
-                f"level {level}: some of {coarse} coarse clusters have fewer than {leaves} distinct inputs, "
-                f"so they were divided into {fit.n_clusters} clusters instead of {coarse * leaves}"
+    def _cluster(self, name: str, count: int, step: int) -> Fit:
+        """The fit of a step to a view of so many inputs."""
+        self.workers.tick(f"level {self.level}, step {step}", 0, 1)
+        wanted = self.recipe.n_clusters[self.level - 1] // self.leaves
+        plan = self.recipe.plan if step == self.steps else self.recipe.passing
+        fit = fit_centroids(self._view(name, count, step, self.checkpoint), wanted, plan)
+        if fit.n_clusters < wanted:
+            what = "inputs" if step == 0 else f"resampled points at step {step}"
+            self.notes.append(
+                f"level {self.level}: {wanted} clusters were asked for but there are only {fit.n_clusters} "
+                f"distinct {what}, so each is a cluster of its own"
             )
-    slices, counts, inertia, keep = settled(workers, own, fit.slices)
-    if keep.sum() < fit.n_clusters:
-        notes.append(f"level {level}: {fit.n_clusters - keep.sum()} clusters ended empty and were removed")
-    renumbered = np.cumsum(keep) - 1
-    labels: list[NDArray[np.int64]] = []
-    if level > 1:
-        labels = workers.ask("labels", renumbered, own=own)
-    fits = 1 + steps + (leaves > 1)
-    return Grown(slices, counts, None, inertia, fits, fit.n_iter, notes, own, renumbered), labels
+        self.workers.tick(FIT_DONE, 1, 1)
+        return fit
+
+    def _resampled(self, fit: Fit, step: int, name: str) -> int:
+        """Enters the view of the inputs that stand for the clusters of a fit; how many there are."""
+        everything = self._view(EVERYTHING, self.n_inputs, 0, None)
+        exactly = self.recipe.algorithm == "lloyd"
+        own = labelled(everything, fit.slices, fit.n_clusters, exactly=exactly)
+        salt = int(chance.salt(self.recipe.random_state, chance.Purpose.RESAMPLE, self.level, step))
+        return resample(self.workers, own, fit.slices, self.recipe.resample_strategy, salt, self.limit, name)
+
+    def _assigned(self, fit: Fit) -> list[Handle]:
+        """Labels of all inputs."""
+        everything = self._view(EVERYTHING, self.n_inputs, 0, None)
+        lists = self.recipe.plan.lists(fit.n_clusters)
+        own = labelled(everything, fit.slices, fit.n_clusters, exactly=True, lists=lists)
+        if lists is not None:
+            share, sampled = recall(everything, own, fit.slices)
+            self.notes.append(
+                f"level {self.level}: inputs were assigned approximately (algorithm ivf); of {sampled} "
+                f"sampled ones {share:.2%} are in the cluster whose centroid is nearest"
+            )
+        return own
+
+    def _divided(self, fit: Fit, own: list[Handle]) -> tuple[Fit, list[Handle]]:
+        """The coarse clusters of a fit, divided, and the labels after that."""
+        self.workers.tick(f"level {self.level}, splitting", 0, 1)
+        view = self._view(EVERYTHING, self.n_inputs, self.steps + 1, self.checkpoint)
+        coarse, (fit, own) = fit.n_clusters, divide(view, own, fit.n_clusters, self.leaves, self.recipe.plan)
+        self.workers.tick(FIT_DONE, 1, 1)
+        if fit.n_clusters < coarse * self.leaves:
+            self.notes.append(
+                f"level {self.level}: some of {coarse} coarse clusters have fewer than {self.leaves} "
+                f"distinct inputs, so they were divided into {fit.n_clusters} clusters instead of "
+                f"{coarse * self.leaves}"
+            )
+        return fit, own
+
+    def _finished(self, fit: Fit, own: list[Handle]) -> tuple[Grown, list[NDArray[np.int64]]]:
+        """What comes out, without the clusters that ended empty."""
+        slices, counts, inertia, keep = settled(self.workers, own, fit.slices)
+        if keep.sum() < fit.n_clusters:
+            gone = fit.n_clusters - keep.sum()
+            self.notes.append(f"level {self.level}: {gone} clusters ended empty and were removed")
+        renumbered = np.cumsum(keep) - 1
+        labels = self.workers.ask("labels", renumbered, own=own) if self.level > 1 else []
+        grown = Grown(
+            slices,
+            counts,
+            inertia=inertia,
+            fits=1 + self.steps + (self.leaves > 1),
+            n_iter=fit.n_iter,
+            notes=self.notes,
+            own=own,
+            renumbered=renumbered,
+        )
+        return grown, labels

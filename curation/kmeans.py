@@ -88,7 +88,13 @@ class KMeans(CentroidEstimator):
             CurationError: The input or a parameter is unfit.
         """
         points = validate_data(self, X, dtype=FLOATS, ensure_all_finite=False)
-        plan = Plan(self.max_iter, self.tol, self.distance, self.algorithm, self.init)
+        plan = Plan(
+            max_iter=self.max_iter,
+            tol=self.tol,
+            distance=self.distance,
+            algorithm=self.algorithm,
+            init=self.init,
+        )
         rows, grid = grid_rows(points, self.distance)
         if not (isinstance(self.n_clusters, int | np.integer) and 1 <= self.n_clusters <= len(rows)):
             raise CurationError(

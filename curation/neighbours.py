@@ -86,20 +86,7 @@ def _nearest(
     def look(starts: Iterator[int]) -> None:
         for start in starts:
             scores = squares - 2 * (rows[start : start + step].astype(np.float64) @ transposed)
-            out[start : start + step] = _smallest(scores, m)
+            native.smallest_columns(scores, out[start : start + step])
 
     each(threads, look, range(0, len(rows), step))
     return out
-
-
-def _smallest(scores: NDArray[np.float64], m: int) -> NDArray[np.int64]:
-    """Columns of the m smallest of every row (n, m), ascending by column, ties to the lower column."""
-    if m >= scores.shape[1]:
-        return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    limit = np.partition(scores, m - 1, axis=1)[:, m - 1 : m]
-    below = scores < limit
-    # of those that equal the m-th smallest, the first few
-    equal = scores == limit
-    room = m - below.sum(axis=1, keepdims=True)
-    below |= equal & (np.cumsum(equal, axis=1) <= room)
-    return np.nonzero(below)[1].reshape(-1, m)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from curation.chance import Purpose, salt, smallest
+from curation.chance import Purpose, salt
 from curation.descent import View
 from curation.workers import Handle
 
@@ -26,9 +24,7 @@ def recall(view: View, own: list[Handle], slices: list[Handle]) -> tuple[float, 
     word = int(salt(seed, Purpose.RECALL, *place))
 
     def ask() -> tuple[float, int]:
-        told = workers.get(workers.points("sample", word, SAMPLE))
-        values, keys = (np.concatenate(column) for column in zip(*told, strict=True))
-        chosen = keys[smallest(values, keys, SAMPLE)]
+        chosen = workers.sample(word, SAMPLE)
         hits = workers.get(workers.points("hits", chosen, *slices, own=own))
         return sum(int(part) for part in hits) / len(chosen), len(chosen)
 

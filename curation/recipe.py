@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -37,6 +37,7 @@ class Recipe:
     """
 
     n_clusters: Sequence[int]
+    _: KW_ONLY
     resample_steps: int = 0
     resample_points: Sequence[int] | Literal["auto"] = "auto"
     resample_strategy: Strategy = "closest"
@@ -51,7 +52,13 @@ class Recipe:
     @property
     def plan(self) -> Plan:
         """How each k-means is fitted."""
-        return Plan(self.max_iter, self.tol, self.distance, self.algorithm, self.init)
+        return Plan(
+            max_iter=self.max_iter,
+            tol=self.tol,
+            distance=self.distance,
+            algorithm=self.algorithm,
+            init=self.init,
+        )
 
     @property
     def passing(self) -> Plan:
@@ -79,7 +86,9 @@ class Recipe:
                 f"there is no resampling strategy {self.resample_strategy!r}; there are {there}"
             )
         if self.resample_points != "auto" and any(points < 0 for points in self.resample_points):
-            raise CurationError(f"resample points {list(self.resample_points)} has a negative entry")
+            raise CurationError(
+                f"resample points {list(self.resample_points)} has a negative entry; give 0 for none"
+            )
         if self.resample_points != "auto" and len(self.resample_points) != len(k):
             raise CurationError(
                 f"resample points {list(self.resample_points)} has {len(self.resample_points)} entries "

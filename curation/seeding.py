@@ -50,8 +50,8 @@ class Seeding:
         keys: NDArray[np.uint64],
         squares: NDArray[np.float64],
         distances: NDArray[np.float64] | None,
-        matmul: str = "numpy",
-        weights: NDArray[np.int64] | None = None,
+        matmul: str,
+        weights: NDArray[np.int64] | None,
     ) -> None:
         self.weights = weights
         self.rows = rows

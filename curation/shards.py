@@ -359,7 +359,7 @@ class RayWorkers(Workers):
 
     def above(self, slices: list[Handle], level: int, count: int) -> RayWorkers:
         """See `Workers.above`."""
-        sizes = self.get([self.slice(i, "size", part) for i, part in enumerate(slices)])
+        sizes = self.sizes(slices)
         shards = min(len(self.point_shards), -(-count // self.alone))
         self._discard()
         upper = RayWorkers([], 0, self.assigner, self.alone, self.gpus, self.reduce)

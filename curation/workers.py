@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from curation import centroids as centroid_slices
 from curation.assign import Assigner
 from curation.block import PointBlock
-from curation.chance import centroid_keys
+from curation.chance import centroid_keys, smallest
 from curation.errors import CurationError, WorkerRestartedError
 
 if TYPE_CHECKING:
@@ -138,6 +138,19 @@ class Workers(ABC):
     def ask(self, method: str, *args: Any, own: Sequence[Handle] | None = None) -> list[Any]:
         """What a method of `PointBlock` returns for every block; asks again where a worker was lost."""
         return self.attempt(lambda: self.get(self.points(method, *args, own=own)), lambda: None)
+
+    def sizes(self, slices: Sequence[Handle]) -> list[int]:
+        """Centroids in each slice."""
+        return self.attempt(
+            lambda: self.get([self.slice(i, "size", part) for i, part in enumerate(slices)]), lambda: None
+        )
+
+    def sample(self, word: int, count: int) -> NDArray[np.uint64]:
+        """Keys (m, 2) of so many of all points, or of all there are, drawn by a salt."""
+        told = self.get(self.points("sample", word, count))
+        values, keys = (np.concatenate(column) for column in zip(*told, strict=True))
+        chosen: NDArray[np.uint64] = keys[smallest(values, keys, count)]
+        return chosen
 
     def known(self, method: str, *args: Any, own: Sequence[Handle]) -> list[Handle]:
         """Handles of what a method returns first, once all blocks have it: it returns a small thing second.

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from curation import exact
+from curation import exact, sketch
 from curation.assign import Assigner, Centroids
 from curation.candidates import Candidates
-from curation.cost import CANDIDATES, SKETCH, Rates
+from curation.cost import CANDIDATES, Rates
 from curation.kernels.threads import each
 from pipelines import blas
 
@@ -51,7 +51,7 @@ def measure(n_points: int, dimensions: int, n_clusters: int, threads: int, secon
     k = min(n_clusters, _CLUSTERS)
     rows, norms = _normed(_ROWS, dimensions)
     scans = {}
-    for width in {dimensions, SKETCH}:
+    for width in {dimensions, sketch.SIZE}:
         some, others = _points(_ROWS, width, 0), Centroids(_points(k, width, 1))
         scans[width] = _median(partial(assigner.nearest, some, norms, others), share) / (_ROWS * k)
     held = min(n_points, _GATHERED // (4 * dimensions))
@@ -62,7 +62,7 @@ def measure(n_points: int, dimensions: int, n_clusters: int, threads: int, secon
         threads=threads,
         gemm=_gemm(rows, _points(k, dimensions, 1), assigner, share),
         pair=scans[dimensions],
-        sketch=scans[SKETCH],
+        sketch=scans[sketch.SIZE],
         near=row / CANDIDATES,
         block=max(0.0, blocks[_SMALL] - _SMALL * row),
         update=_update(rows, n_clusters, threads, share),

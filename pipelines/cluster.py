@@ -36,8 +36,8 @@ from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RequestError, RunError
 from pipelines.estimate import (
-    RESIDENT_SHARE,
     ROWS_WORTH_A_MACHINE,
+    allowed,
     greedy_refusal,
     shards,
     shards_asked,
@@ -152,9 +152,7 @@ class _Work:
             RegroupError: Machines have come or gone: the same again goes on from the checkpoint.
         """
         config, store = self.config, self.store
-        readers = _readers(
-            config, store, self.parts, self.rows, self.wanted(), self.exponent, self.recipe, self.basis
-        )
+        readers = self.readers()
         self.progress.start("cluster", self.recipe.fits(sum(self.rows)), "fits")
         workers = RayWorkers(
             readers,
@@ -167,13 +165,18 @@ class _Work:
 
         def save(leaves: Grown) -> None:
             numbers = ray.put(leaves.renumbered)
-            saved = [
-                shard.call.remote(
-                    "save", own, Assignments(store, reader.parts, self.exponent), numbers, *leaves.slices
+            writers = [Assignments(store, reader.parts, self.exponent) for reader in readers]
+
+            def write() -> None:
+                calls = zip(workers.point_shards, leaves.own, writers, strict=True)
+                workers.get(
+                    [
+                        shard.call.remote("save", own, writer, numbers, *leaves.slices)
+                        for shard, own, writer in calls
+                    ]
                 )
-                for shard, own, reader in zip(workers.point_shards, leaves.own, readers, strict=True)
-            ]
-            workers.get(saved)
+
+            workers.attempt(write, lambda: None)
 
         try:
             check_points(workers, self.exponent)
@@ -190,6 +193,34 @@ class _Work:
         finally:
             workers.close()
         return grown, len(readers)
+
+    def readers(self) -> list[PoolRows]:
+        """What each shard that can work now reads its points with.
+
+        Raises:
+            CurationError: `cluster.memory` is too little for a shard; the message says how much it takes.
+            RunError: It is too little for greedy k-means++.
+        """
+        store, dealt = self.store, shares(self.rows, self.wanted())
+        memory, dimensions = _allowed(self.config, len(dealt)), store.dimensions(self.parts[0])
+        cosine = self.config.cluster.distance == "cosine"
+        scratch, here = scratch_of(store), identity()
+        readers = []
+        for share in dealt:
+            mine, counts = [self.parts[i] for i in share], [self.rows[i] for i in share]
+            footing = Footing(memory, sum(counts), dimensions, self.recipe.n_clusters[0])
+            if refusal := greedy_refusal(self.recipe, footing):
+                raise RunError(refusal)
+            folder = str(scratch / digest([self.basis, store.url, mine]))
+            readers.append(PoolRows(store, mine, counts, self.exponent, cosine, footing, folder, here))
+        kept = {
+            Path(reader.folder) for reader in readers
+        }  # not a killed run's, of which others are of no use
+        if store.local:
+            delete_here(scratch, kept)
+        else:
+            clear(scratch, kept)
+        return readers
 
     def _gpus(self, n_shards: int) -> float | None:
         """GPUs of a shard; None to share out those that are there."""
@@ -215,16 +246,16 @@ def recipe_of(config: Config, total: int) -> Recipe:
     levels = auto_clusters(total) if wanted.n_clusters == "auto" else wanted.n_clusters
     return Recipe(
         levels,
-        wanted.resample.steps,
-        wanted.resample.points,
-        wanted.resample.strategy,
-        wanted.max_iter,
-        wanted.tol,
-        wanted.distance,
-        config.seed,
-        wanted.algorithm,
-        wanted.init,
-        wanted.split,
+        resample_steps=wanted.resample.steps,
+        resample_points=wanted.resample.points,
+        resample_strategy=wanted.resample.strategy,
+        max_iter=wanted.max_iter,
+        tol=wanted.tol,
+        distance=wanted.distance,
+        random_state=config.seed,
+        algorithm=wanted.algorithm,
+        init=wanted.init,
+        split=wanted.split,
     )
 
 
@@ -242,50 +273,12 @@ def _basis(
     }
 
 
-def _readers(
-    config: Config,
-    store: Store,
-    parts: Sequence[str],
-    rows: Sequence[int],
-    n_shards: int,
-    exponent: int,
-    recipe: Recipe,
-    basis: str,
-) -> list[PoolRows]:
-    """What each shard reads its points with.
-
-    Raises:
-        CurationError: `cluster.memory` is too little for a shard; the message says how much it takes.
-        RunError: It is too little for greedy k-means++.
-    """
-    dealt = shares(rows, n_shards)
-    memory = _memory(config, len(dealt))
-    cosine = config.cluster.distance == "cosine"
-    scratch, here = scratch_of(store), identity()
-    readers = []
-    for share in dealt:
-        mine, counts = [parts[i] for i in share], [rows[i] for i in share]
-        footing = Footing(memory, sum(counts), store.dimensions(parts[0]), recipe.n_clusters[0])
-        if refusal := greedy_refusal(recipe, footing):
-            raise RunError(refusal)
-        folder = scratch / digest([basis, store.url, mine])
-        readers.append(PoolRows(store, mine, counts, exponent, cosine, footing, str(folder), here))
-    kept = {Path(reader.folder) for reader in readers}  # a killed run's, of which other shards are of no use
-    if store.local:
-        delete_here(scratch, kept)
-    else:
-        clear(scratch, kept)
-    return readers
-
-
-def _memory(config: Config, n_shards: int) -> int:
+def _allowed(config: Config, n_shards: int) -> int:
     """Bytes that a shard may take: as asked for, or its part of what the smallest machine gives to points."""
-    if config.cluster.memory != "auto":
-        return int(config.cluster.memory)
     there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     has = [node for node in there if node.get("CPU")] or there
     least = min(node.get("memory", 0) + node.get("object_store_memory", 0) for node in has)
-    return int(RESIDENT_SHARE * least / -(-n_shards // len(has)))
+    return allowed(config, -(-n_shards // len(has)), int(least))
 
 
 def _looked_into(config: Config, store: Store) -> tuple[list[str], list[int], int]:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.cost import FEW, SKETCH, Crew, Rates, is_sketched, tree_seconds
+from curation import sketch
+from curation.cost import Crew, Rates, tree_seconds
+from curation.descent import FEW
 from curation.recipe import Recipe
 from curation.rows import Footing
 from pipelines.calibration import BRIEF, machine, measure
@@ -111,10 +113,7 @@ def allowed(config: Config, n_shards: int, memory: int) -> int:
 
 def actor_bytes(footing: Footing) -> int:
     """Memory of the process of a point shard."""
-    if footing.resident:
-        width = footing.dimensions + (SKETCH if is_sketched(footing.dimensions) else 0)
-        return PROCESS_BYTES + footing.fixed + 4 * width * footing.n_points
-    return PROCESS_BYTES + footing.memory
+    return PROCESS_BYTES + (footing.whole if footing.resident else footing.memory)
 
 
 def stage_bytes(footing: Footing, n_shards: int) -> int:
@@ -141,10 +140,10 @@ def streamed_bytes(recipe: Recipe, total: int, dimensions: int, halves: bool) ->
     """
     rows = total * dimensions * (2 if halves else 4)
     k = recipe.n_clusters[0] // recipe.split_of(1)
-    if recipe.algorithm == "lloyd" or k <= FEW or not is_sketched(dimensions):
+    if recipe.algorithm == "lloyd" or k <= FEW or not sketch.pays(dimensions):
         return rows
     views = recipe.resample_steps * min(total, recipe.points_of(1, total) * k)  # each has a sketch of its own
-    return rows + 4 * SKETCH * (total + views)
+    return rows + 4 * sketch.SIZE * (total + views)
 
 
 def greedy_refusal(recipe: Recipe, footing: Footing) -> str:

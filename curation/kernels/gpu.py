@@ -24,6 +24,7 @@ from curation.kernels.halves import (
     halve_centroids,
     halve_rows,
     padded_members,
+    rows_in_hand,
     spans,
 )
 
@@ -33,9 +34,8 @@ if TYPE_CHECKING:
 Backend = Literal["triton", "torch"]
 
 _UNIT = 2.0**24  # grid steps in 1.0
-_ROWS = 1 << 24  # rows a turn: what lies beside them stays small,
-_COPIED = 1 << 22  # fewer where they are copied
-_BLOCK = 1 << 24  # float64 values in hand: 128 MB
+_ROWS = 1 << 24  # rows scored at a time: bounds what lies beside them
+_COPIED = 1 << 22  # the same where they must first be copied to float16
 _SCORES = 1 << 26  # scores in hand without Triton: 256 MB
 _EXACT_ROWS = 1 << 28  # rows of norm 65/64 whose sum stays below 2^53 grid steps
 _SUM_ROWS = 256  # rows of a cluster that one program adds up
@@ -112,7 +112,7 @@ def squared_distances(
 
         triton_exact.pair_distances(rows, centroids, index, labels, out)
         return out
-    block = max(1, _BLOCK // rows.shape[1])
+    block = rows_in_hand(rows.shape[1])
     for start in range(0, len(out), block):
         part = slice(start, start + block)
         left = rows[part] if index is None else rows[index[part]]
@@ -140,13 +140,62 @@ def cluster_sums(
             index = torch.arange(len(some), device=rows.device)
             triton_exact.add_rows(some, spans(index, labels[part], _SUM_ROWS), found)
         else:
-            block = max(1, _BLOCK // rows.shape[1])
+            block = rows_in_hand(rows.shape[1])
             for values, where in zip(
                 torch.split(rows[part], block), torch.split(labels[part], block), strict=True
             ):
                 found.index_add_(0, where.long(), values.double())
         sums += (found * _UNIT).long()
     return sums, counts
+
+
+def gains(
+    rows: torch.Tensor,
+    squares: torch.Tensor,
+    distances: torch.Tensor,
+    weights: torch.Tensor | None,
+    centroids: torch.Tensor,
+    *,
+    backend: Backend = "triton",
+    halves: Halves | None = None,
+) -> torch.Tensor:
+    """By how much centroids would lower the squared distances of rows: `curation.nearer.gains`, (2, m).
+
+    2 d operations a pair in float16; the pairs that may gain, once more in float64.
+
+    Args:
+        rows: Rows (n, d) on the grid, float16 or float32.
+        squares: Their exact squared norms (n,), float64.
+        distances: Their exact squared distances (n,) so far, finite.
+        weights: Whole-numbered weights (n,), int64; None: all one.
+        centroids: Centroids (m, d) on the grid, float32.
+        backend: "triton", or "torch" without the fused kernel.
+        halves: The centroids in float16, where they are at hand.
+    """
+    halves = halves or halve_centroids(centroids)
+    kernel = probed(backend, halves.values.shape[1], rows.device)
+    out = torch.zeros((2, len(centroids)), dtype=torch.int64, device=rows.device)
+    for start in range(0, len(rows), _COPIED):
+        part = slice(start, start + _COPIED)
+        now, norms = distances[part], squares[part].sqrt()
+        turn = _Turn(backend, kernel, halves, rows[part], norms, centroids, None, None, None)
+        # |x - c|^2 < D where |c|^2 / 2 - x.c < (D - |x|^2) / 2
+        for pair_rows, pair_centroids in turn.below(
+            (now - squares[part]) / 2 + _along(rows[part], halves.shift)
+        ):
+            gained = (now[pair_rows] - turn.distances(pair_centroids, pair_rows)).clamp_(min=0)
+            units = gained.mul_(_UNIT**2).long()
+            limbs = torch.stack([units >> 24, units & 0xFFFFFF])
+            if weights is not None:
+                limbs *= weights[part][pair_rows]
+            out.index_add_(1, pair_centroids, limbs)
+    return out
+
+
+def _along(rows: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """Products of rows (n, d) with a direction (d,), float64."""
+    blocks = torch.split(rows, rows_in_hand(rows.shape[1]))
+    return torch.cat([block.double() @ direction for block in blocks])
 
 
 @cache
@@ -229,6 +278,12 @@ class _Turn:
                 for pair_rows, pair_centroids in self.kernel.close(self.values, self.halves, part, reach):
                     self._decide(pair_rows, pair_centroids, labels, others)
         return labels, others
+
+    def below(self, limits: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Rows and centroids of the pairs whose |c|^2 / 2 - x.(c - m) may be below the row's limit (n,)."""
+        reach = _rounded_up(limits + self.margins / 2)
+        for part in self._spans(torch.arange(len(self.values), device=self.values.device)):
+            yield from self.kernel.close(self.values, self.halves, part, reach)
 
     def _exchange(self, index: torch.Tensor, labels: torch.Tensor, others: torch.Tensor) -> None:
         """Has rows whose two labels are all that is near swap them where the other one is nearer."""

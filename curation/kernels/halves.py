@@ -38,7 +38,7 @@ STEP = 64
 _PADDING = 256  # no kernel takes more centroids at once
 _TRUNCATION = 2.0**-23
 _PACKING = 2.0**-15
-_BLOCK = 1 << 24  # float64 values in hand: 128 MB
+_IN_HAND = 1 << 24  # float64 values at a time: 128 MB
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Halves:
         norm: The largest |c - m|.
         error: The largest |c - m - c'|.
         square: The largest |c|^2 / 2.
+        shift: m (d,), float64.
     """
 
     values: torch.Tensor
@@ -60,6 +61,7 @@ class Halves:
     norm: float
     error: float
     square: float
+    shift: torch.Tensor
 
     def bound(self, norms: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
         """B of the module's docstring (n,), float64, for rows of these norms |x| and errors |x - x'|."""
@@ -111,6 +113,11 @@ class Kernel:
     close: Callable[[torch.Tensor, Halves, Spans, torch.Tensor], Iterator[tuple[torch.Tensor, torch.Tensor]]]
 
 
+def rows_in_hand(dimensions: int) -> int:
+    """Rows whose float64 copies are made at a time: what lies beside the rows stays small."""
+    return max(1, _IN_HAND // dimensions)
+
+
 def padded_width(dimensions: int) -> int:
     """Columns of rows and centroids, the last ones zero, so that kernels need no masks."""
     if dimensions <= WHOLE:
@@ -126,7 +133,7 @@ def halve_centroids(centroids: torch.Tensor) -> Halves:
     values = centroids.new_zeros((count, padded_width(dimensions)), dtype=torch.float16)
     squares = centroids.new_full((count,), 2 * FAR, dtype=torch.float64)
     largest = centroids.new_zeros(2, dtype=torch.float64)
-    block = max(1, _BLOCK // dimensions)
+    block = rows_in_hand(dimensions)
     for start in range(0, size, block):
         wide = centroids[start : start + block].double()
         squares[start : start + len(wide)] = wide.square().sum(dim=1)
@@ -136,7 +143,7 @@ def halve_centroids(centroids: torch.Tensor) -> Halves:
         norms = torch.stack([wide.square().sum(dim=1).max(), left.square().sum(dim=1).max()])
         largest = torch.maximum(largest, norms)
     norm, error = largest.sqrt().tolist()
-    return Halves(values, (squares / 2).float(), size, norm, error, float(squares[:size].max()) / 2)
+    return Halves(values, (squares / 2).float(), size, norm, error, float(squares[:size].max()) / 2, shift)
 
 
 def as_they_are(rows: torch.Tensor) -> bool:
@@ -153,7 +160,7 @@ def halve_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if as_they_are(rows):
         return rows, errors
     values = rows.new_zeros((len(rows), width), dtype=torch.float16)
-    block = max(1, _BLOCK // dimensions)
+    block = rows_in_hand(dimensions)
     for start in range(0, len(rows), block):
         part = rows[start : start + block]
         values[start : start + block, :dimensions] = part

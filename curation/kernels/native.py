@@ -204,9 +204,11 @@ def sides(
 
 
 @njit(**FAST)
-def mark_nearest(scores: NDArray[np.float64], m: int, marks: NDArray[np.bool_]) -> None:
-    """Marks the entries that are among the m smallest of some scores (c,), the first of equals."""
-    values, where = np.full(m, np.inf), np.full(m, -1, np.int64)  # the smallest so far, ascending
+def smallest(scores: NDArray[np.float64], where: NDArray[np.int64]) -> None:
+    """Places of the m smallest of some scores (c,), the first of equals, ascending; -1 for none."""
+    m = where.shape[0]
+    values = np.full(m, np.inf)
+    where[:] = -1
     last = np.inf
     for j in range(scores.shape[0]):
         score = scores[j]
@@ -219,9 +221,14 @@ def mark_nearest(scores: NDArray[np.float64], m: int, marks: NDArray[np.bool_]) 
             values[place] = score
             where[place] = j
             last = values[m - 1]
-    for found in where:
-        if found >= 0:
-            marks[found] = True
+
+
+@njit(**FAST)
+def smallest_columns(scores: NDArray[np.float64], out: NDArray[np.int64]) -> None:
+    """Columns of the m smallest of every row of scores (n, c), the first of equals, ascending (n, m)."""
+    for i in range(scores.shape[0]):
+        smallest(scores[i], out[i])
+        out[i].sort()
 
 
 @njit(**FAST)
@@ -272,10 +279,12 @@ def group_candidates(
             for j in range(size):
                 for i in range(width):
                     across[i, j] = rows[pool[j], i]
-            scores = np.empty(size)
+            scores, where = np.empty(size), np.empty(m, np.int64)
             for member in index[edges[group] : edges[group + 1]]:
                 _scores(rows[member], across, squares, pool, scores)
-                mark_nearest(scores, m, marks)
+                smallest(scores, where)
+                for place in where:
+                    marks[place] = True
             for member in index[edges[group] : edges[group + 1]]:
                 marks[np.searchsorted(pool, member)] = True  # more of them than that may be equal
         at = begin[group]

@@ -89,7 +89,8 @@ def tuned(width: int, device: torch.device) -> Tile:
     count = 4 * 128 * int(torch.cuda.get_device_properties(device).multi_processor_count)
     mixed = torch.arange((count + _TRIAL_CENTROIDS) * width, device=device).mul(0.618034).frac().half()
     rows, values = torch.split(mixed.view(-1, width), [count, _TRIAL_CENTROIDS])
-    centroids = Halves(values, torch.zeros(_TRIAL_CENTROIDS, device=device), _TRIAL_CENTROIDS, 0, 0, 0)
+    half, shift = torch.zeros(_TRIAL_CENTROIDS, device=device), torch.zeros(width, device=device)
+    centroids = Halves(values, half, _TRIAL_CENTROIDS, 0, 0, 0, shift)
     scores = torch.empty((count, 3), device=device)
     labels = torch.empty((count, 2), dtype=torch.int32, device=device)
     times: dict[Tile, float] = {}

@@ -54,11 +54,21 @@ def test_a_rerun_goes_on_where_it_stopped(asked, measured):
 def test_measured_again_the_last_line_counts(asked, measured):
     cells.run(asked, CELLS)
     asked.again = ["ours"]
-    cells.run(asked, CELLS)
+    cells.run(asked, iter(CELLS))
     found = {(li["cell"]["method"], li["cell"]["seed"]): li["found"] for li in cells.read(asked.results)}
     assert found == {
         (m, s): {"seconds": v} for m, s, v in (("ours", 0, 5), ("x", 0, 2), ("ours", 1, 6), ("x", 1, 4))
     }
+
+
+def test_all_may_be_measured_again_but_not_what_there_is_not(asked, measured):
+    cells.run(asked, CELLS)
+    asked.again = ["all"]
+    cells.run(asked, CELLS)
+    assert measured[0] == 2 * [cell.key for cell in CELLS]
+    asked.again = ["our"]
+    with pytest.raises(SystemExit, match="--again our: no such cell; there are all, ours, x"):
+        cells.run(asked, CELLS)
 
 
 def test_a_line_cut_short_is_named_and_left_out(asked, measured, capsys):

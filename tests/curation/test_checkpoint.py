@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from curation.checkpoint import HEADER, Checkpoint, Standing
+from curation.errors import CurationError, WorkerRestartedError
 from curation.hierarchy import grow
 from curation.inputs import grid_rows, point_keys
 from curation.kept import KeptBlock
@@ -110,7 +111,7 @@ def late(phase, times):
     return lambda ticks: ticks[-1][0] == phase and sum(p == phase for p, _ in ticks) == times
 
 
-SMALL = Recipe([60, 12, 3], 2, [4, 3, 2], max_iter=12)
+SMALL = Recipe([60, 12, 3], resample_steps=2, resample_points=[4, 3, 2], max_iter=12)
 WIDE = Recipe([600, 30], max_iter=14)  # with a sketch, candidates and swaps
 
 
@@ -197,7 +198,8 @@ def test_a_division_goes_on_from_its_last_iteration(blocks, slices):
 @pytest.mark.parametrize("algorithm", ["auto", "lloyd"])
 @pytest.mark.parametrize("init", ["auto", "k-means++"])
 def test_every_kind_of_fit_goes_on(algorithm, init):
-    recipe = Recipe([40, 4], 1, [5, 3], max_iter=9, tol=0, algorithm=algorithm, init=init)
+    how = {"algorithm": algorithm, "init": init}
+    recipe = Recipe([40, 4], resample_steps=1, resample_points=[5, 3], max_iter=9, tol=0, **how)
     run = Run(blobs(500, 5, 30), recipe)
     twin = run.grow(every=1e9)
     run.files.kept.clear()
@@ -306,6 +308,24 @@ def test_a_damaged_checkpoint_is_refused_and_named(wide, which):
     assert_same(run.grow(2), twin)
     assert name in run.said[0]
     assert "afresh" in run.said[0]
+
+
+def test_a_sound_checkpoint_outlives_workers_that_cannot_read_it(wide, monkeypatch):
+    run, twin = wide
+    with pytest.raises(Broken):
+        run.grow(2, until=at("iterations", 3))
+    kept = dict(run.files.kept)
+
+    def lost(*_):
+        raise WorkerRestartedError("its process was replaced")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptBlock, "check", lost)
+        with pytest.raises(CurationError, match="workers were lost 20 times"):
+            run.grow(2)
+    assert run.files.kept == kept
+    assert_same(run.grow(2), twin)
+    assert run.said == ["goes on from a checkpoint: level 1, step 0, iteration 3"]
 
 
 def altered(header, how):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from curation import batches, cost, fit, merits, neighbours, recall, shards, sketch, splitting
+from curation import cost, recall, shards, splitting
 from curation.cost import (
     Crew,
     Rates,
@@ -20,7 +20,8 @@ from curation.cost import (
     scan_work,
     seconds,
 )
-from curation.descent import Plan
+from curation.descent import FEW, Plan
+from curation.fit import is_small
 from curation.recipe import Recipe
 
 RATES = Rates(
@@ -37,18 +38,8 @@ RATES = Rates(
 FAST, LLOYD = Plan(tol=1e-4), Plan(algorithm="lloyd", tol=0, max_iter=50)
 
 
-def test_the_constants_that_the_engine_has_too_are_the_same():
-    assert cost.FEW == fit.FEW
-    assert cost.GROUP == neighbours.GROUP
-    assert cost.SKETCH == sketch.SIZE
-    assert cost.ALONE == shards._ALONE
-    assert (cost.SMALL, cost.LITTLE, cost.SPARSE) == (fit._SMALL, fit._LITTLE, fit._SPARSE)
-    assert fit._BRISK + 1 == cost.PASSING_ITERATIONS
-    assert (cost.OVERDRAW, cost.JUDGES) == (batches.OVERDRAW, merits.JUDGES)
-    assert cost.PASSING_JUDGES == merits.FEW_JUDGES
-    assert (cost.SPLIT_BATCHES, cost.RECALLED) == (splitting.BATCHES, recall.SAMPLE)
-    first = next(d for d in range(1, 10_000) if sketch.pays(d))
-    assert first == cost.SKETCH * cost.SKETCHED
+def test_a_level_that_one_worker_takes_alone_is_the_engines():
+    assert cost.ALONE == shards._ALONE  # a copy: `shards` imports Ray
 
 
 def test_a_scan_is_2_n_k_d_operations():
@@ -68,7 +59,7 @@ def test_greedy_seeding_reads_all_rows_for_every_seed():
 @given(st.integers(1000, 10**7), st.integers(1, 4096), st.integers(2, 100_000))
 def test_more_points_or_clusters_are_more_work(n, d, k):
     k = min(k, n)
-    assume(not cost.is_small(n, d, k))  # seeds one by one are dearer than a few more in batches
+    assume(not is_small(n, d, k))  # seeds one by one are dearer than a few more in batches
     base = seconds(fit_work(n, d, k, FAST), d, RATES, Crew())
     assert seconds(fit_work(2 * n, d, k, FAST), d, RATES, Crew()) > base
     assert seconds(fit_work(n, d, k + 10_000, FAST), d, RATES, Crew()) > base
@@ -127,7 +118,7 @@ def test_approximate_scans_look_at_a_few_lists():
     pytest.importorskip("faiss")
     ivf = Plan(algorithm="ivf")
     n, d, k = 1_000_000, 64, 100_000
-    assert full_work(n, d, cost.FEW, ivf) == full_work(n, d, cost.FEW, Plan()) == scan_work(n, cost.FEW)
+    assert full_work(n, d, FEW, ivf) == full_work(n, d, FEW, Plan()) == scan_work(n, FEW)
     assert full_work(n, d, k, Plan(algorithm="lloyd")) == scan_work(n, k)
     lists = 4 * math.sqrt(k)
     looks = n * (lists + 8 * k / lists) + 6 * k * lists
@@ -135,19 +126,19 @@ def test_approximate_scans_look_at_a_few_lists():
     # the last scan, and those of a fit whose points have no sketch
     exact, near = (level_work(Recipe([k], algorithm=a), 1, n, d).operations(d) for a in ("auto", "ivf"))
     scans = 1 + cost.FAR_SCANS
-    assert exact - near == pytest.approx(2 * d * (scans * (n * k - looks) - cost.RECALLED * k))
+    assert exact - near == pytest.approx(2 * d * (scans * (n * k - looks) - recall.SAMPLE * k))
 
 
 def test_the_lists_that_are_counted_are_those_that_are_made():
     faiss = pytest.importorskip("curation.kernels.faiss")
     k = 2500
-    index = faiss._filed(np.random.default_rng(0).random((k, 4), np.float32), 0)
+    index = faiss._filed(np.random.default_rng(0).random((k, 4), np.float32))
     assert index.nlist == cost.LISTS * math.sqrt(k)
     assert index.cp.niter == cost.FILINGS - 1
 
 
 def test_lloyd_scans_all_centroids_between_resampling_steps_as_well():
-    recipe = Recipe([5000], 3, [4], algorithm="lloyd")
+    recipe = Recipe([5000], resample_steps=3, resample_points=[4], algorithm="lloyd")
     assert level_work(recipe, 1, 100_000, 256).sketched == 0
 
 
@@ -162,4 +153,4 @@ def test_seeds_of_a_division_are_chosen_by_the_centroid_workers_at_a_time():
     choices = Work(thinned=1000)
     assert seconds(choices, 8, RATES, Crew(4, uneven=2.0)) == 1000 * cost.THINNING / 4
     few, many = (division_work(10_000, 50, leaves, FAST).thinned for leaves in (4, 40))
-    assert (few, many) == (50 * 4, 50 * cost.SPLIT_BATCHES)
+    assert (few, many) == (50 * 4, 50 * splitting.BATCHES)

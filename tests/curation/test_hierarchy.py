@@ -70,7 +70,11 @@ def test_resampling_takes_the_points_it_says(strategy):
         return count
 
     block.select = spy
-    grow(workers, Recipe([30], 1, [4], strategy), lambda leaves: None)
+    grow(
+        workers,
+        Recipe([30], resample_steps=1, resample_points=[4], resample_strategy=strategy),
+        lambda leaves: None,
+    )
     index, centroids, how, count = seen["level 1 step 1"]
     assert how == strategy
     every = np.arange(600)
@@ -89,7 +93,7 @@ def test_resampling_takes_the_points_it_says(strategy):
 
 
 def test_auto_resampling_follows_the_authors():
-    recipe = Recipe([10_000_000, 500_000, 50_000, 10_000], 10)
+    recipe = Recipe([10_000_000, 500_000, 50_000, 10_000], resample_steps=10)
     points = [
         recipe.points_of(level, n)
         for level, n in enumerate([743_000_000, 10_000_000, 500_000, 50_000], start=1)
@@ -111,23 +115,6 @@ def test_all_points_equal_is_one_cluster_at_every_level():
     assert [list(level.sizes) for level in tree.levels] == [[50], [50], [50]]
 
 
-def test_fewer_resampled_points_than_clusters_keep_one_cluster_a_point():
-    points = blobs(100, 2, 10)
-    tree = HierarchicalKMeans([90, 80], resample_steps=3, resample_points=[2, 2]).fit(points).tree_
-    assert tree.size == 100
-    assert all(level.sizes.min() > 0 for level in tree.levels)
-    lonely = HierarchicalKMeans([30], resample_steps=1, resample_points=[2])
-    repeated = np.repeat(blobs(40, 2, 40), 10, axis=0)
-    assert lonely.fit(repeated).tree_.levels[0].sizes.sum() == 400
-
-
-def test_equal_sized_clusters_are_no_special_case():
-    points = np.repeat(np.eye(8, dtype=np.float32), 16, axis=0)
-    points += np.tile(np.arange(16)[:, None] * 1e-4, (8, 8)).astype(np.float32)
-    tree = HierarchicalKMeans([8, 2], resample_steps=2, resample_points=[4, 2]).fit(points).tree_
-    assert list(tree.levels[0].sizes) == [16] * 8
-
-
 @pytest.mark.parametrize(
     ("points", "levels"),
     [(blobs(2500, 10, 60), [200, 50, 10]), (halfway(4000, 150, 900), [600, 540, 20])],
@@ -139,7 +126,11 @@ def test_blocks_slices_and_order_do_not_matter(points, levels):
     keys = keys_of(str(i) for i in range(len(points)))
     order = np.random.default_rng(1).permutation(len(points))
     blocks = [PointBlock(rows[part], keys[part]) for part in np.array_split(order, 5)]
-    grown = grow(LocalWorkers(blocks, 3), Recipe(levels, 2, [5, 3, 3]), lambda leaves: None)
+    grown = grow(
+        LocalWorkers(blocks, 3),
+        Recipe(levels, resample_steps=2, resample_points=[5, 3, 3]),
+        lambda leaves: None,
+    )
     for level, twin in zip(grown, whole.tree_.levels, strict=True):
         assert np.array_equal(grid.decode(np.concatenate(level.slices)), twin.centroids)
         assert np.array_equal(level.sizes, twin.sizes)

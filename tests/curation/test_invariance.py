@@ -57,7 +57,7 @@ def case(request, in_batches):
     rows, k, plan = CASES[request.param]
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "sketch":  # where the seeds are drawn, though clusters have few points
-            patch.setattr(fit, "_SPARSE", 0)
+            patch.setattr(fit, "SPARSE", 0)
         yield rows, k, plan, fitted(rows, k, **plan)
 
 

@@ -12,7 +12,6 @@ from curation.chance import keys_of
 from curation.descent import Plan, View
 from curation.fit import fit_centroids
 from curation.points import EVERYTHING
-from curation.seeding import seed
 from curation.workers import LocalWorkers
 from tests.curation.pools import blobs
 
@@ -79,65 +78,6 @@ def test_lloyd_does_not_hang_on_row_order_blocks_or_slices(distance):
     workers = LocalWorkers(blocks, n_slices=4)
     fit = fit_centroids(View(workers, EVERYTHING, 3000, (0, 1, 0), None), 150, Plan(**how))
     assert np.array_equal(whole._grid.decode(np.concatenate(fit.slices)), whole.cluster_centers_)
-
-
-def test_seeding_takes_the_best_of_its_candidates():
-    """The exact potentials of a slow twin choose the same seeds."""
-    points = exact.Grid(2).encode(blobs(400, 3, 12))
-    keys = keys_of(str(i) for i in range(400))
-    found = np.concatenate(seed(LocalWorkers([PointBlock(points, keys)]), EVERYTHING, 12, (0, 1, 0)))
-    index = [int(np.flatnonzero((points == row).all(1))[0]) for row in found]
-    assert len(set(index)) == 12
-    nearest = np.full(400, np.inf)
-    potentials = []
-    for i in index:
-        nearest = np.minimum(nearest, ((points - points[i]).astype(np.float64) ** 2).sum(1))
-        potentials.append(nearest.sum())
-    generator = np.random.default_rng(0)
-    plain = []
-    for _ in range(30):  # one random candidate a step instead of the best of several
-        nearest = ((points - points[index[0]]).astype(np.float64) ** 2).sum(1)
-        for _ in range(11):
-            pick = generator.choice(400, p=nearest / nearest.sum())
-            nearest = np.minimum(nearest, ((points - points[pick]).astype(np.float64) ** 2).sum(1))
-        plain.append(nearest.sum())
-    assert potentials[-1] < np.mean(plain)
-
-
-def test_candidates_are_drawn_in_proportion_to_their_distance():
-    """Over many seeds, a far group of a tenth of the points gets its share of second seeds."""
-    points = np.zeros((200, 2), np.float32)
-    points[:, 1] = np.linspace(-0.001, 0.001, 200)
-    points[180:, 0] = 1.0  # nearly all squared distance
-    rows = exact.Grid(1).encode(points)
-    keys = keys_of(str(i) for i in range(200))
-    far = 0
-    for s in range(50):
-        seeds = np.concatenate(seed(LocalWorkers([PointBlock(rows, keys)]), EVERYTHING, 2, (s, 1, 0)))
-        far += bool(seeds[0, 0] > 0.25) != bool(seeds[1, 0] > 0.25)
-    assert far == 50
-
-
-def test_identical_points_make_one_cluster():
-    fit = KMeans(5).fit(np.ones((100, 3), np.float32))
-    assert len(fit.cluster_centers_) == 1
-    assert fit.inertia_ == 0
-
-
-def test_duplicates_leave_no_empty_cluster():
-    points = np.repeat(blobs(20, 3, 20), 50, axis=0)
-    fit = KMeans(30).fit(points)
-    assert len(fit.cluster_centers_) == len(np.unique(points, axis=0)) == 20
-    assert np.bincount(fit.labels_).min() == 50
-
-
-def test_two_points_one_grid_step_apart_are_told_apart():
-    points = np.full((60, 2), 0.5, np.float32)
-    points[20:, 0] += 2.0**-24
-    points[40:] = -0.5
-    fit = KMeans(3).fit(points)
-    assert sorted(np.bincount(fit.labels_)) == [20, 20, 20]
-    assert fit.inertia_ == 0
 
 
 @pytest.mark.parametrize("n_clusters", [1, 30])

@@ -10,22 +10,8 @@ from curation.merits import best, merits
 from curation.nearer import attract
 from curation.points import Points
 from curation.rows import ResidentRows
-from tests.curation.kernels.twins import hard_pool, on_grid
+from tests.curation.kernels.twins import hard_pool, on_grid, slow_gains, squared, whole
 from tests.curation.pools import blobs
-
-
-def squared(rows, others):
-    return ((rows[:, None].astype(np.float64) - others.astype(np.float64)) ** 2).sum(2)
-
-
-def whole(gains):
-    return [int(high) * 2**24 + int(low) for high, low in gains.T]
-
-
-def slow_gains(rows, distances, candidates, weights):
-    """In Python integers, of any size."""
-    gain = np.maximum(distances[:, None] - squared(rows, candidates), 0) * 2.0**48
-    return [sum(int(w) * int(g) for w, g in zip(weights, column, strict=True) if g) for column in gain.T]
 
 
 def judged(rows, distances, candidates, weights=None, judging=None, **how):

@@ -117,8 +117,20 @@ def killing(*moments):
     return killer
 
 
+def in_a_view(killer):
+    """The same from the first resampling step of level 1 on."""
+    seen = set()
+
+    def watch(workers, phase, *news):
+        if "level 1, step 1" in seen:
+            killer(workers, phase, *news)
+        seen.add(phase)
+
+    return watch
+
+
 POINTS = blobs(3000, 8, 80)
-RECIPE = Recipe([200, 40, 8], 2, [5, 3, 2])
+RECIPE = Recipe([200, 40, 8], resample_steps=2, resample_points=[5, 3, 2])
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +171,7 @@ def stopping(phase, at):
 
 
 # Wide enough for a sketch, and more clusters than are scanned as a whole.
-WIDE = Recipe([600, 30], 1, [5, 3], max_iter=9)
+WIDE = Recipe([600, 30], resample_steps=1, resample_points=[5, 3], max_iter=9)
 
 
 @pytest.fixture(scope="module")
@@ -188,16 +200,19 @@ def test_shards_that_die_in_a_view_change_nothing(wide, reduce):
         (lambda w: w.point_shards[-1:], "iterations", 2),
         (lambda w: w.point_shards[1:2], FIT_DONE, 1),
     )
-    seen = set()
-
-    def watch(workers, phase, *news):
-        if "level 1, step 1" in seen:
-            killer(workers, phase, *news)
-        seen.add(phase)
-
     order = np.random.default_rng(1).permutation(len(points))
+    watch = in_a_view(killer)
     tree = grow_on_ray(points, WIDE, 3, slices=2, order=order, reduce=reduce, killer=watch)
     assert_equal(tree, twin, 500)
+    assert not killer.left
+
+
+def test_a_shard_that_dies_in_a_view_changes_nothing_where_all_centroids_are_scanned():
+    """Its labels are handles of what it never had: the iteration begins with those before them."""
+    how = {"resample_steps": 1, "resample_points": [5, 2], "algorithm": "lloyd", "max_iter": 8}
+    killer = killing((lambda w: w.point_shards[:1], "iterations", 2))
+    tree = grow_on_ray(POINTS, Recipe([60, 10], **how), 2, slices=2, killer=in_a_view(killer))
+    assert_equal(tree, HierarchicalKMeans([60, 10], **how).fit(POINTS).tree_, 300)
     assert not killer.left
 
 
@@ -206,7 +221,7 @@ def test_shards_that_die_in_a_view_change_nothing(wide, reduce):
     "recipe",
     [
         Recipe([600], max_iter=5),
-        Recipe([600, 30], 1, [5, 3], max_iter=9),
+        Recipe([600, 30], resample_steps=1, resample_points=[5, 3], max_iter=9),
     ],
     ids=["fit", "tree"],
 )

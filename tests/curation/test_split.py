@@ -125,13 +125,15 @@ def test_it_does_not_matter_where_points_are(alone, blocks, slices, tile):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_shards_give_the_same_and_may_die(alone):
+@pytest.mark.parametrize("reduce", ["store", "collective"])
+def test_shards_give_the_same_and_may_die(alone, reduce):
     killer = killing(
         (lambda w: w.point_shards[:1] + w.centroid_shards[:1], "seeding", 100),
         (lambda w: w.point_shards[1:], "iterations", 3),
     )
     order = np.random.default_rng(0).permutation(len(POINTS))
-    assert_equal(grow_on_ray(POINTS, RECIPE, 2, slices=2, order=order, killer=killer), alone, 500)
+    how = {"slices": 2, "order": order, "killer": killer, "reduce": reduce}
+    assert_equal(grow_on_ray(POINTS, RECIPE, 2, **how), alone, 500)
     assert not killer.left
 
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation.cost import SKETCH, Work, scan_work, tree_work
+from curation import sketch
+from curation.cost import Work, scan_work, tree_work
 from curation.recipe import Recipe
 from curation.rows import Footing
 from pipelines import calibration, plan
@@ -276,7 +277,7 @@ def test_streamed_points_lie_on_the_disk_in_the_type_that_holds_them_with_their_
     asked = {"n_clusters": [600], "memory": 6_000_000, "shards": 2, **cluster}
     found = told(write_config(file, cluster=asked), "--json")
     assert found["streamed"]
-    assert found["disk"]["unfinished"] == pytest.approx(20_000 * (item * 192 + 4 * SKETCH * sketches))
+    assert found["disk"]["unfinished"] == pytest.approx(20_000 * (item * 192 + 4 * sketch.SIZE * sketches))
 
 
 def test_it_warns_of_greedy_seeds_that_want_all_points_in_memory(told, write_config, vectors):

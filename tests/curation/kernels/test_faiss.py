@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from curation import exact
-from curation.assign import Centroids
 from curation.kernels import faiss
 from tests.curation import pools
 from tests.curation.kernels.twins import on_grid, two_nearest
@@ -21,33 +20,28 @@ def fitted():
     for _ in range(4):
         sums, counts = exact.cluster_sums(rows, two_nearest(rows, centroids)[0], 400)
         centroids = exact.mean_on_grid(sums, counts, unit_norm=False)
-    return rows, Centroids(centroids)
+    return rows, centroids
 
 
 def test_ivf_finds_nearly_all(fitted):
     rows, centroids = fitted
-    first, second = two_nearest(rows, centroids.values)
-    found = faiss.IvfAssigner().nearest(rows, np.zeros(0), centroids, seconds=True)
-    assert (found.labels == first).mean() > 0.98
-    assert (found.seconds == second).mean() > 0.8
-    every = faiss.IvfAssigner(probes=10**6).nearest(rows, np.zeros(0), centroids)
-    assert every.seconds is None
-    assert (every.labels == first).mean() > 0.999  # float32 alone
+    first, _ = two_nearest(rows, centroids)
+    found = faiss.near(rows, centroids, 8)
+    assert found.dtype == np.int32
+    assert (found == first).mean() > 0.98
+    assert (faiss.near(rows, centroids, 10**6) == first).mean() > 0.999  # float32 alone
 
 
 def test_ivf_finds_the_same_again(fitted):
     rows, centroids = fitted
-    found = faiss.IvfAssigner().nearest(rows, np.zeros(0), centroids)
-    again = faiss.IvfAssigner().nearest(rows, np.zeros(0), Centroids(centroids.values.copy()))
-    assert np.array_equal(found.labels, again.labels)
+    found = faiss.near(rows, centroids, 8)
+    assert np.array_equal(found, faiss.near(rows, centroids.copy(), 8))
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_ivf_of_a_few_centroids(k):
     rows = on_grid(pools.blobs(20, 4, 3))
-    found = faiss.IvfAssigner().nearest(rows, np.zeros(0), Centroids(rows[:k]), seconds=True)
-    assert np.array_equal(found.labels, two_nearest(rows, rows[:k])[0])
-    assert ((found.seconds >= 0) & (found.seconds != found.labels)).all() or k < 5
+    assert np.array_equal(faiss.near(rows, rows[:k], 8), two_nearest(rows, rows[:k])[0])
 
 
 @pytest.mark.parametrize("order", ["torch, faiss", "faiss, torch"])

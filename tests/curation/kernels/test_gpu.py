@@ -11,7 +11,15 @@ from curation import exact
 from curation.errors import CurationError
 from curation.kernels import gpu, halves
 from tests.curation import pools
-from tests.curation.kernels.twins import hard_pool, on_grid, random_candidates, two_nearest
+from tests.curation.kernels.twins import (
+    hard_pool,
+    on_grid,
+    random_candidates,
+    slow_gains,
+    squared,
+    two_nearest,
+    whole,
+)
 
 SHAPES = [(1, 1, 1), (7, 2, 1), (70, 3, 100), (257, 130, 64), (150, 300, 300), (90, 257, 768), (3, 400, 17)]
 
@@ -72,8 +80,7 @@ def test_rows_in_turns_have_the_same_labels(monkeypatch, device):
     rows, centroids = hard_pool(500, 90, 33)
     monkeypatch.setattr(gpu, "_ROWS", 77)
     monkeypatch.setattr(gpu, "_SCORES", 1000)
-    monkeypatch.setattr(gpu, "_BLOCK", 1000)
-    monkeypatch.setattr(halves, "_BLOCK", 1000)
+    monkeypatch.setattr(halves, "_IN_HAND", 1000)
     first, second = two_nearest(rows, centroids)
     labels, seconds = nearest(rows, centroids, device, seconds=True, backend="torch")
     assert np.array_equal(labels, first)
@@ -127,7 +134,7 @@ def test_an_unknown_backend_is_named():
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize(("n", "d"), [(1, 1), (1000, 24), (300, 200)])
 def test_sums_and_distances_are_exact(n, d, dtype, backend, monkeypatch, device):
-    monkeypatch.setattr(gpu, "_BLOCK", 3000)
+    monkeypatch.setattr(halves, "_IN_HAND", 3000)
     monkeypatch.setattr(gpu, "_EXACT_ROWS", 700)
     monkeypatch.setattr(gpu, "_SUM_ROWS", 50)
     rows = on_grid(pools.blobs(n, d, 9)).astype(dtype)
@@ -138,9 +145,40 @@ def test_sums_and_distances_are_exact(n, d, dtype, backend, monkeypatch, device)
     assert np.array_equal(sums.cpu().numpy(), true)
     assert np.array_equal(sizes.cpu().numpy(), counts)
     centroids = exact.mean_on_grid(true, counts, unit_norm=False)
-    found = gpu.squared_distances(moved[0], torch.from_numpy(centroids).to(device), moved[1]).cpu().numpy()
-    index = labels.astype(np.int64)
-    assert np.array_equal(found, exact.squared_distances(rows.astype(np.float32), centroids, None, index))
+    means = torch.from_numpy(centroids).to(device)
+    some = np.random.default_rng(1).permutation(n)[: n // 2 + 1]
+    for index, which in ((None, labels), (some, labels[some])):
+        there = [None if array is None else torch.from_numpy(array).to(device) for array in (which, index)]
+        found = gpu.squared_distances(moved[0], means, *there, backend=backend).cpu().numpy()
+        expected = exact.squared_distances(rows.astype(np.float32), centroids, index, which)
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("n", "m", "d"), [(1, 1, 1), (300, 70, 40), (120, 90, 300)])
+def test_gains_are_exact_and_few_pairs_are_looked_at_twice(
+    n, m, d, weighted, dtype, backend, monkeypatch, device
+):
+    rows, candidates = hard_pool(n, m, d, dtype)
+    distances = squared(rows, candidates[: m // 4 + 1]).min(1)
+    weights = np.random.default_rng(0).integers(0, 2**27, n) if weighted else None
+    monkeypatch.setattr(gpu, "_COPIED", 90)
+    monkeypatch.setattr(halves, "_IN_HAND", 1000)
+    plain, looked = gpu.squared_distances, []
+
+    def counted(rows, centroids, labels, index, **how):
+        looked.append(len(labels))
+        return plain(rows, centroids, labels, index, **how)
+
+    monkeypatch.setattr(gpu, "squared_distances", counted)
+    given = (rows, exact.squared_norms(rows.astype(np.float32)), distances, weights, candidates)
+    moved = [None if array is None else torch.from_numpy(array).to(device) for array in given]
+    found = gpu.gains(*moved, backend=backend).cpu().numpy()
+    assert whole(found) == slow_gains(rows, distances, candidates, np.ones(n) if weights is None else weights)
+    nearly = squared(rows, candidates) < distances[:, None] + 0.01
+    assert sum(looked) <= nearly.sum()
 
 
 def test_importing_the_library_imports_no_torch():

@@ -5,7 +5,7 @@ import pytest
 
 from curation import exact
 from curation.assign import Assigner, Centroids
-from curation.kernels import native
+from curation.kernels import native, settling
 from tests.curation.kernels.twins import hard_pool, on_grid, random_candidates, two_nearest
 
 
@@ -34,9 +34,9 @@ def test_both_nearest_are_exact(n, k, d, how):
 @pytest.mark.parametrize(("n", "k", "d"), [(300, 600, 8), (300, 1024, 32), (300, 1300, 32)])
 @pytest.mark.parametrize("how", [{}, {"tile": 33, "threads": 2}])
 def test_both_nearest_are_exact_where_they_are_looked_for_in_several_runs(n, k, d, how):
-    """The best may lie in one run of 512 centroids and the second in another, or both in one."""
+    """The best may lie in one run of centroids and the second in another, or both in one."""
     rows, centroids = hard_pool(n, k, d)
-    runs = [nearest // 512 for nearest in two_nearest(rows, centroids)]
+    runs = [nearest // settling._RUN for nearest in two_nearest(rows, centroids)]
     apart = runs[0] != runs[1]
     assert apart.any()
     assert not apart.all()
@@ -132,13 +132,22 @@ def test_sides_send_ties_to_the_first():
 
 
 @pytest.mark.parametrize("m", [1, 3, 20])
-def test_marks_are_the_nearest_of_any_row(m):
+def test_the_smallest_are_found_and_the_first_of_equals(m):
     scores = np.random.default_rng(m).integers(0, 9, (12, 20)).astype(np.float64)
-    marks = np.zeros(20, np.bool_)
-    for row in scores:
-        native.mark_nearest(row, m, marks)
     twin = np.argsort(scores, axis=1, kind="stable")[:, :m]
-    assert np.array_equal(np.flatnonzero(marks), np.unique(twin))
+    where = np.empty(m, np.int64)
+    for row, expected in zip(scores, twin, strict=True):
+        native.smallest(row, where)
+        assert np.array_equal(where, expected)
+    out = np.empty((12, m), np.int64)
+    native.smallest_columns(scores, out)
+    assert np.array_equal(out, np.sort(twin, axis=1))
+
+
+def test_of_too_few_the_rest_is_nothing():
+    where = np.empty(4, np.int64)
+    native.smallest(np.array([2.0, 1.0]), where)
+    assert list(where) == [1, 0, -1, -1]
 
 
 def test_gather_copies_rows():

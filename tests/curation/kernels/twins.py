@@ -23,6 +23,22 @@ def two_nearest(rows, centroids, candidates=None, groups=None):
     return first, np.where(np.isinf(scores[every, second]), -1, second)
 
 
+def squared(rows, others):
+    """Squared distances (n, m)."""
+    return ((rows[:, None].astype(np.float64) - others.astype(np.float64)) ** 2).sum(2)
+
+
+def slow_gains(rows, distances, candidates, weights):
+    """In Python integers, of any size."""
+    gain = np.maximum(distances[:, None] - squared(rows, candidates), 0) * 2.0**48
+    return [sum(int(w) * int(g) for w, g in zip(weights, column, strict=True) if g) for column in gain.T]
+
+
+def whole(gains):
+    """Both words of each gain (2, m) as one number."""
+    return [int(high) * 2**24 + int(low) for high, low in gains.T]
+
+
 def on_grid(rows):
     """Any rows, as multiples of 2^-24 that are short enough."""
     return exact.Grid(exact.grid_exponent(rows)).encode(rows)
