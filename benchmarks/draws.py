@@ -57,7 +57,7 @@ def trees(
     rows, grid = grid_rows(embeddings, recipes[0].distance)
     keys = point_keys(len(rows), ids)
     workers = _OnceClustered([PointBlock(rows, keys, Assigner())])
-    check_points(workers, grid.exponent)
+    check_points(workers, grid.exponent, recipes[0].distance, lambda: grid.rounding(embeddings))
     saved: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
 
     def save(leaves: Grown) -> None:

@@ -24,6 +24,7 @@ from benchmarks import cells
 from benchmarks.cases import CASES, mixture, named
 from benchmarks.cells import Cell
 from benchmarks.hierarchical import STEPS, WHOLE, work
+from benchmarks.kmeans import WARM_UP
 from benchmarks.tables import Verdict, conclude, table
 from curation import HierarchicalKMeans, KMeans
 from curation.assign import Assigner
@@ -35,7 +36,6 @@ FACTOR = 1.5
 METHOD = "whole method"
 UNCLAIMED = ("noise",)
 _SMALL = 20
-_WARM_UP = (4000, 600)  # rows and clusters: enough that candidates and the sketch are compiled
 
 
 def measure(case: str, threads: int, seed: int) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def measure(case: str, threads: int, seed: int) -> dict[str, Any]:
 
 
 def _timed(fitter: Any, rows: Any, threads: int) -> dict[str, float]:
-    warm_rows, warm_clusters = _WARM_UP
+    warm_rows, warm_clusters = WARM_UP
     warm = KMeans(warm_clusters, max_iter=4, assigner=Assigner(threads=threads))
     warm.fit(rows[:warm_rows])
     start = time.perf_counter()

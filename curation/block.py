@@ -29,8 +29,6 @@ from curation.views import Views
 
 Writer = Callable[[NDArray[np.int64], NDArray[np.float64]], Any]
 
-_NO = np.empty(0, np.int64)
-
 
 class PointBlock(Views):
     """What a fit asks of the points that it holds."""
@@ -42,8 +40,7 @@ class PointBlock(Views):
     def start_seeding(self, view: str, *slices: NDArray[np.float32]) -> int:
         """Begins (or takes up, from the seeds found so far) a seeding over a view; returns its points."""
         points = self._points(view)
-        everything = [rows for _, rows in points.rows.chunks()]
-        rows = everything[0] if len(everything) == 1 else np.concatenate([*everything, points.rows.take(_NO)])
+        rows = points.rows.whole()
         distances = None
         if slices:
             centroids = Centroids(np.concatenate(slices))

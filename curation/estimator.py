@@ -17,6 +17,28 @@ from curation.inputs import unit_rows
 
 FLOATS = [np.float64, np.float32, np.float16]
 _FAR = 60  # powers of two beyond the grid at which squares still fit float32
+_EXACT = 4.0  # norm on the grid up to which squared distances are exact in float64
+
+
+def _labels_from_afar(rows: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Nearest centroids (n,) of rows beyond `_EXACT`, ties to the lower number.
+
+    By |c|^2 / 2 - x.c, in float64 where that is clear, and in Python's integers where it is not.
+    """
+    wide, unit = centroids.astype(np.float64), int(exact.UNIT)
+    half = (wide * wide).sum(axis=1) / 2
+    # more than the error of a product of d terms and a sum, twice
+    reach = (len(wide[0]) + 8) * 2.0**-51 * np.sqrt(half.max(initial=0.0))
+    labels = np.empty(len(rows), np.int32)
+    for i, row in enumerate(rows.astype(np.float64)):
+        scores = half - wide @ row
+        close = np.flatnonzero(scores <= scores.min() + reach * (np.linalg.norm(row) + 1))
+        steps = [int(value * unit) for value in row]
+        exactly = []
+        for centroid in (wide[close] * unit).astype(np.int64).tolist():
+            exactly.append(sum(c * (c - 2 * x) for c, x in zip(centroid, steps, strict=True)))
+        labels[i] = close[exactly.index(min(exactly))]
+    return labels
 
 
 class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -68,7 +90,10 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
 
     def _labels(self, rows: NDArray[np.float32]) -> NDArray[np.int32]:
         norms = np.sqrt(exact.squared_norms(rows))
-        return self._assigner.nearest(rows, norms, Centroids(self._centroids)).labels
+        labels = self._assigner.nearest(rows, norms, Centroids(self._centroids)).labels
+        far = norms > _EXACT
+        labels[far] = _labels_from_afar(rows[far], self._centroids)
+        return labels
 
     def _on_grid(self, X: Any) -> NDArray[np.float32]:
         check_is_fitted(self, "cluster_centers_")
@@ -77,7 +102,7 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         if self.distance == "euclidean" and exponent - self._grid.exponent > _FAR:
             raise CurationError(
                 f"a row has a norm of about 2^{exponent}, more than 2^{_FAR} times that of the longest row "
-                f"fitted, about 2^{self._grid.exponent}: too far to place"
+                f"fitted, about 2^{self._grid.exponent}: too far to place; drop it, or scale it down"
             )
         if self.distance == "cosine":
             points = unit_rows(points)

@@ -11,6 +11,7 @@ are Python integers in units of 2^-48 (`total`).
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,15 @@ class Grid:
 
         each(allowed(), fill, _spans(len(rows)))
         return out
+
+    def rounding(self, rows: NDArray[Any]) -> float:
+        """Sum of the squares of what `encode` rounds off of rows (n, d), in squared steps of the grid."""
+        lost = []
+        for start in range(0, len(rows), _BLOCK):
+            part = rows[start : start + _BLOCK]
+            scaled = np.ldexp(np.asarray(part, np.float64), 24 - self.exponent)
+            lost.append(float(np.square(scaled - self.encode(part) * UNIT).sum()))
+        return math.fsum(lost)
 
     def decode(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rows on the grid in the pool's own scale (exact)."""

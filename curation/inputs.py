@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,15 @@ from curation.points import SHORT
 from curation.workers import LocalWorkers, Workers
 
 
-def check_points(workers: Workers, exponent: int) -> int:
-    """Checks that the points can be told apart on their grid; returns how many there are.
+def check_points(workers: Workers, exponent: int, distance: Distance, rounding: Callable[[], float]) -> int:
+    """Checks that the grid has not rounded away what sets the points apart; returns how many there are.
+
+    Args:
+        workers: Who holds the points.
+        exponent: Of the grid.
+        distance: How they are compared.
+        rounding: `Grid.rounding` of all rows. Asked for only where the points lie close together on the
+            grid: many may be equal, or be on it exactly, and then nothing is lost.
 
     Raises:
         CurationError: They lie too far from the origin for their spread, or a few outliers are so far out
@@ -32,26 +39,30 @@ def check_points(workers: Workers, exponent: int) -> int:
     weight = sum(about.weight for about in told)
     squares = sum(about.squares for about in told)
     sums = np.sum([about.sums.astype(object) for about in told], axis=0)
-    if sum(about.short for about in told) * 2 > count:
-        raise CurationError(
-            f"the longest embedding has a norm of about {2.0**exponent:.2g}, and more than half of them are "
-            f"shorter than {2.0**exponent * SHORT:.2g}: too short to tell apart beside it; remove the "
-            "outliers, or cluster with distance='cosine'"
-        )
     # n^2 times the variance, an exact integer
-    spread = weight * squares - int(np.dot(sums, sums))
-    if 0 < spread < weight**2 * (SHORT * exact.UNIT) ** 2:
-        rms = float(spread) ** 0.5 / weight / exact.UNIT * 2.0**exponent
+    spread = float(weight * squares - int(np.dot(sums, sums))) ** 0.5 / weight  # in steps
+    scale, instead = 2.0**exponent, "" if distance == "cosine" else ", or cluster with distance='cosine'"
+    if sum(about.short for about in told) * 2 > count and rounding() > 0:
         raise CurationError(
-            f"the points spread by {rms:.2g} around their mean but lie up to {2.0**exponent:.2g} from "
-            "the origin, too far to tell them apart exactly: subtract their mean first, or cluster with "
-            "distance='cosine'"
+            f"the longest embedding has a norm of about {scale:.2g}, and more than half of them are shorter "
+            f"than {scale * SHORT:.2g}: too short to tell apart beside it; remove the outliers{instead}"
+        )
+    close = SHORT * exact.UNIT
+    if 0 < spread < close and close * (rounding() / count) ** 0.5 > spread:
+        raise CurationError(
+            f"the points spread by {spread / exact.UNIT * scale:.2g} around their mean but lie up to "
+            f"{scale:.2g} from the origin, too far to tell them apart exactly: subtract their mean first"
+            f"{instead}"
         )
     return count
 
 
 def held(
-    rows: NDArray[Any], distance: Distance, ids: Sequence[str] | None = None, assigner: Assigner | None = None
+    rows: NDArray[Any],
+    distance: Distance,
+    ids: Sequence[str] | None = None,
+    assigner: Assigner | None = None,
+    weights: NDArray[np.int64] | None = None,
 ) -> tuple[LocalWorkers, exact.Grid]:
     """Rows (n, d) in one block of this process, and their grid.
 
@@ -59,8 +70,13 @@ def held(
         CurationError: They or their ids are unfit.
     """
     points, grid = grid_rows(rows, distance)
-    workers = LocalWorkers([PointBlock(points, point_keys(len(points), ids), assigner)])
-    check_points(workers, grid.exponent)
+    workers = LocalWorkers([PointBlock(points, point_keys(len(points), ids), assigner, weights)])
+    check_points(
+        workers,
+        grid.exponent,
+        distance,
+        lambda: grid.rounding(unit_rows(rows) if distance == "cosine" else rows),
+    )
     return workers, grid
 
 

@@ -12,15 +12,14 @@ from sklearn.utils.validation import validate_data
 
 from curation import exact
 from curation.assign import Assigner
-from curation.block import PointBlock
 from curation.descent import Algorithm, Distance, Init, Plan, View
 from curation.errors import CurationError
 from curation.estimator import FLOATS, CentroidEstimator
 from curation.fit import directions_of, fit_centroids, labelled, settled
-from curation.inputs import check_points, grid_rows, point_keys, point_weights
+from curation.inputs import held, point_weights
 from curation.points import EVERYTHING
 from curation.recall import recall
-from curation.workers import Handle, LocalWorkers
+from curation.workers import Handle
 
 Callback = Callable[[int, NDArray[np.float32]], Any]
 
@@ -95,17 +94,13 @@ class KMeans(CentroidEstimator):
             algorithm=self.algorithm,
             init=self.init,
         )
-        rows, grid = grid_rows(points, self.distance)
-        if not (isinstance(self.n_clusters, int | np.integer) and 1 <= self.n_clusters <= len(rows)):
-            raise CurationError(
-                f"n_clusters is {self.n_clusters!r} for {len(rows)} points; choose 1 to {len(rows)}"
-            )
+        count = len(points)
+        if not (isinstance(self.n_clusters, int | np.integer) and 1 <= self.n_clusters <= count):
+            raise CurationError(f"n_clusters is {self.n_clusters!r} for {count} points; choose 1 to {count}")
         if not isinstance(self.random_state, int | np.integer | None):
             raise CurationError(f"random_state is {self.random_state!r}; give a whole number, or None for 0")
-        weights = point_weights(sample_weight, len(rows))
-        block = PointBlock(rows, point_keys(len(rows), ids), self._assigner, weights)
-        workers = LocalWorkers([block])
-        count = check_points(workers, grid.exponent)
+        weights = point_weights(sample_weight, count)
+        workers, grid = held(points, self.distance, ids, self._assigner, weights)
         seed = int(self.random_state or 0)
         view = View(workers, EVERYTHING, count, (seed, 1, 0), directions_of(workers, (seed, 1)))
         fit = fit_centroids(view, self.n_clusters, plan, partial(self._watch, grid))
@@ -119,7 +114,7 @@ class KMeans(CentroidEstimator):
         self.labels_: NDArray[np.int64] = workers.points("labels", np.arange(len(counts)), own=own)[0]
         self.inertia_ = inertia / exact.SQUARE_UNIT * 4.0**grid.exponent
         if sample_weight is not None:
-            scaled = len(rows) if weights is None else weights.sum()
+            scaled = count if weights is None else weights.sum()
             self.inertia_ *= float(np.asarray(sample_weight, np.float64).sum() / scaled)
         self.n_iter_ = fit.n_iter
         return self

@@ -157,13 +157,11 @@ class Points:
                 name = scratch / f"sketch-{id(self)}.rows"
                 rows: Rows = store(flat, name, directions.shape[1], self.rows.chunk_bytes)
             else:
-                parts = [*flat]
-                width = directions.shape[1]
-                rows = ResidentRows(
-                    parts[0]
-                    if len(parts) == 1
-                    else np.concatenate([*parts, np.empty((0, width), np.float32)])
-                )
+                values, start = np.empty((len(self), directions.shape[1]), np.float32), 0
+                for part in flat:
+                    values[start : start + len(part)] = part
+                    start += len(part)
+                rows = ResidentRows(values)
             squares = np.empty(len(self))
             for where, part in rows.chunks():
                 squares[where] = exact.squared_norms(part, assigner.n_threads)

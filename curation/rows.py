@@ -54,6 +54,7 @@ class Footing:
         n_points: Its points n.
         dimensions: Columns d.
         n_clusters: Most centroids k of a fit.
+        n_selected: Most points of a resampling step, which are held a second time.
 
     Raises:
         CurationError: Not even a small block of rows fits.
@@ -63,6 +64,7 @@ class Footing:
     n_points: int
     dimensions: int
     n_clusters: int
+    n_selected: int = 0
 
     def __post_init__(self) -> None:
         if self.memory < self.least:
@@ -76,7 +78,8 @@ class Footing:
     @property
     def fixed(self) -> int:
         """Bytes that it takes however the rows are held."""
-        return STATE_BYTES * self.n_points + TABLE_BYTES * self.n_clusters * self.dimensions
+        state = STATE_BYTES * (self.n_points + self.n_selected)
+        return state + TABLE_BYTES * self.n_clusters * self.dimensions
 
     @property
     def least(self) -> int:
@@ -87,7 +90,7 @@ class Footing:
     def _rows(self) -> int:
         """Bytes of all rows with their sketch."""
         width = self.dimensions + (sketch.SIZE if sketch.pays(self.dimensions) else 0)
-        return 4 * width * self.n_points
+        return 4 * width * (self.n_points + self.n_selected)
 
     @property
     def whole(self) -> int:
@@ -125,6 +128,13 @@ class Rows(ABC):
     def take(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """The rows of an index, in its order."""
 
+    def whole(self) -> NDArray[np.float32]:
+        """All rows as one array, to be read only."""
+        out = np.empty(self.shape, np.float32)
+        for where, rows in self.chunks():
+            out[where] = rows
+        return out
+
     @abstractmethod
     def select(self, index: NDArray[np.int64]) -> Rows:
         """The rows of an ascending index as rows of their own."""
@@ -155,6 +165,10 @@ class ResidentRows(Rows):
     def take(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """See `Rows.take`."""
         return self.values[index]
+
+    def whole(self) -> NDArray[np.float32]:
+        """See `Rows.whole`; no copy."""
+        return self.values
 
     def select(self, index: NDArray[np.int64]) -> ResidentRows:
         """See `Rows.select`; a copy, since it is read many times."""

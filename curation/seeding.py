@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _ULP = 2.0**-24
 _TWO_53 = 2.0**53
+_SCORES = 1 << 22  # in hand: 16 MB, twice
+_NONE = np.empty(0, np.int64)
 
 
 def candidates_per_step(n_clusters: int) -> int:
@@ -117,13 +119,7 @@ class Seeding:
             proposed: The rows that each block proposed.
         """
         candidates = np.stack([proposed[block][row] for block, row in picks])
-        half = (exact.squared_norms(candidates) / 2).astype(np.float32)
-        product = np.empty((len(self.rows), len(candidates)), np.float32)
-        product = self.matmul(self.rows, np.ascontiguousarray(candidates.T), product)
-        # one candidate after another, so that comparing and searching run along memory
-        scores = np.subtract(half[:, None], product.T, order="C")
-        hits = np.flatnonzero((scores <= self._threshold).ravel())
-        candidate, row = np.divmod(hits, max(1, len(self.rows)))
+        row, candidate = self._near(candidates)
         distance = exact.squared_distances(self.rows, candidates, row, candidate)
         if step == 0:
             self._pairs = (row, candidate, distance)
@@ -137,6 +133,25 @@ class Seeding:
         np.add.at(high, candidate[better], (units >> 24) * weight)
         np.add.at(low, candidate[better], (units & 0xFFFFFF) * weight)
         return [(int(h) << 24) + int(part) for h, part in zip(high, low, strict=True)]
+
+    def _near(self, candidates: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows and candidates of the pairs whose score does not rule out that they gain."""
+        half = (exact.squared_norms(candidates) / 2).astype(np.float32)
+        across, step = np.ascontiguousarray(candidates.T), max(1, _SCORES // len(candidates))
+        product = np.empty((min(step, len(self.rows)), len(candidates)), np.float32)
+        found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        for start in range(0, len(self.rows), step):
+            part = self.rows[start : start + step]
+            products = self.matmul(part, across, product[: len(part)])
+            # one candidate after another, so that comparing and searching run along memory
+            scores = np.subtract(half[:, None], products.T, order="C")
+            hits = np.flatnonzero((scores <= self._threshold[start : start + step]).ravel())
+            candidate, row = np.divmod(hits, len(part))
+            found.append((row + start, candidate))
+        if not found:
+            return _NONE, _NONE
+        rows, which = zip(*found, strict=True)
+        return np.concatenate(rows), np.concatenate(which)
 
     def _thresholds(self, index: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         """Score (float32, rounded up) above which a candidate surely does not improve a point."""

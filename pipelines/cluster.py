@@ -8,6 +8,7 @@ from, and the rows of shards that do not hold theirs in memory, lie in ``unfinis
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +28,6 @@ from curation.hierarchy import Grown, grow
 from curation.inputs import check_points
 from curation.levels import auto_clusters, auto_reason
 from curation.recipe import Recipe
-from curation.rows import Footing
 from curation.shards import RayWorkers, equal_share
 from curation.workers import FIT_DONE
 from pipelines import written
@@ -38,6 +38,7 @@ from pipelines.errors import RequestError, RunError
 from pipelines.estimate import (
     ROWS_WORTH_A_MACHINE,
     allowed,
+    footing,
     greedy_refusal,
     shards,
     shards_asked,
@@ -179,7 +180,7 @@ class _Work:
             workers.attempt(write, lambda: None)
 
         try:
-            check_points(workers, self.exponent)
+            check_points(workers, self.exponent, config.cluster.distance, self._rounding)
             grown = grow(workers, self.recipe, save, checkpoint)
             levels = enumerate(grown, start=1)
             workers.get(
@@ -208,11 +209,11 @@ class _Work:
         readers = []
         for share in dealt:
             mine, counts = [self.parts[i] for i in share], [self.rows[i] for i in share]
-            footing = Footing(memory, sum(counts), dimensions, self.recipe.n_clusters[0])
-            if refusal := greedy_refusal(self.recipe, footing):
+            held = footing(self.recipe, memory, sum(counts), sum(self.rows), dimensions)
+            if refusal := greedy_refusal(self.recipe, held):
                 raise RunError(refusal)
             folder = str(scratch / digest([self.basis, store.url, mine]))
-            readers.append(PoolRows(store, mine, counts, self.exponent, cosine, footing, folder, here))
+            readers.append(PoolRows(store, mine, counts, self.exponent, cosine, held, folder, here))
         kept = {
             Path(reader.folder) for reader in readers
         }  # not a killed run's, of which others are of no use
@@ -221,6 +222,14 @@ class _Work:
         else:
             clear(scratch, kept)
         return readers
+
+    def _rounding(self) -> float:
+        """`Grid.rounding` of all rows."""
+        cosine = self.config.cluster.distance == "cosine"
+        parts = [
+            _rounded_off.remote(self.store, group, self.exponent, cosine) for group in groups(self.parts)
+        ]
+        return math.fsum(ray.get(parts))
 
     def _gpus(self, n_shards: int) -> float | None:
         """GPUs of a shard; None to share out those that are there."""
@@ -323,6 +332,14 @@ def _look_into(store: Store, parts: Sequence[str], cosine: bool) -> list[tuple[i
         return [(store.rows(part), 0) for part in parts]
     columns = (store.read_table(part, ["embedding"]).column("embedding") for part in parts)
     return [(len(column), exact.grid_exponent(matrix(column)) if len(column) else 0) for column in columns]
+
+
+@ray.remote(num_cpus=0)  # the shards have the CPUs
+def _rounded_off(store: Store, parts: Sequence[str], exponent: int, cosine: bool) -> float:
+    """`Grid.rounding` of the rows of some parts."""
+    columns = (matrix(store.read_table(part, ["embedding"])["embedding"]) for part in parts)
+    rows = (exact.normalize_rows(values) if cosine else values for values in columns)
+    return math.fsum(exact.Grid(exponent).rounding(values) for values in rows)
 
 
 @ray.remote(num_cpus=1)

@@ -111,21 +111,31 @@ def allowed(config: Config, n_shards: int, memory: int) -> int:
     return int(RESIDENT_SHARE * memory / n_shards) if asked == "auto" else int(asked)
 
 
-def actor_bytes(footing: Footing) -> int:
+def footing(recipe: Recipe, memory: int, held: int, total: int, dimensions: int) -> Footing:
+    """How a shard holds so many of `total` points within so many bytes.
+
+    Raises:
+        CurationError: It cannot.
+    """
+    selected = recipe.points_of(1, total) * (recipe.n_clusters[0] // recipe.split_of(1))
+    return Footing(memory, held, dimensions, recipe.n_clusters[0], min(held, selected))
+
+
+def actor_bytes(shard: Footing) -> int:
     """Memory of the process of a point shard."""
-    return PROCESS_BYTES + (footing.whole if footing.resident else footing.memory)
+    return PROCESS_BYTES + (shard.whole if shard.resident else shard.memory)
 
 
-def stage_bytes(footing: Footing, n_shards: int) -> int:
+def stage_bytes(shard: Footing, n_shards: int) -> int:
     """Memory of all processes of the stage and of Ray's object store, where all are on one machine.
 
     Args:
-        footing: Of the largest point shard.
+        shard: How the largest point shard holds its points.
         n_shards: Point shards, and as many centroid shards.
     """
-    table = footing.n_clusters * footing.dimensions
+    table = shard.n_clusters * shard.dimensions
     stored = table * (2 * 4 + 8 * n_shards)  # the centroids, and the sums of every shard
-    processes = n_shards * (actor_bytes(footing) + SLICE_PROCESS_BYTES) + DRIVER_BYTES
+    processes = n_shards * (actor_bytes(shard) + SLICE_PROCESS_BYTES) + DRIVER_BYTES
     return processes + MERGED_BYTES * table + stored
 
 
@@ -146,12 +156,12 @@ def streamed_bytes(recipe: Recipe, total: int, dimensions: int, halves: bool) ->
     return rows + 4 * sketch.SIZE * (total + views)
 
 
-def greedy_refusal(recipe: Recipe, footing: Footing) -> str:
+def greedy_refusal(recipe: Recipe, shard: Footing) -> str:
     """Why a shard on this footing cannot find greedy seeds; empty where it can, or need not."""
-    if recipe.init != "k-means++" or footing.resident:
+    if recipe.init != "k-means++" or shard.resident:
         return ""
     return (
         "cluster.init k-means++ reads every point for every seed, so all points of a shard must fit its"
-        f" memory: they take {footing.whole:,} bytes and cluster.memory gives {footing.memory:,}: raise it,"
+        f" memory: they take {shard.whole:,} bytes and cluster.memory gives {shard.memory:,}: raise it,"
         " spread the points over more shards, or leave cluster.init at auto"
     )

@@ -18,7 +18,6 @@ from curation.cost import tree_work
 from curation.errors import CurationError
 from curation.levels import auto_reason
 from curation.recipe import Recipe
-from curation.rows import Footing
 from modalities.base import ModalityError
 from modalities.sources.embeddings import EmbeddingsSource
 from pipelines import blas, written
@@ -30,6 +29,7 @@ from pipelines.estimate import (
     actor_bytes,
     allowed,
     crew,
+    footing,
     greedy_refusal,
     shards,
     shared_out,
@@ -225,17 +225,18 @@ def _plan_work(found: Plan, recipe: Recipe, here: Machine, d: int, held: Sequenc
 
 def _plan_memory(config: Config, found: Plan, recipe: Recipe, here: Machine, d: int, most: int) -> None:
     """What shards of up to so many points hold, and whether that fits."""
-    memory, k = allowed(config, found.shards, here.memory), recipe.n_clusters[0]
+    memory, n = allowed(config, found.shards, here.memory), found.samples
     try:
-        footing = Footing(memory, most, d, k)
-        refusal = greedy_refusal(recipe, footing)
+        shard = footing(recipe, memory, most, n, d)
+        refusal = greedy_refusal(recipe, shard)
     except CurationError as error:
-        footing, refusal = Footing(Footing(2**62, most, d, k).least, most, d, k), str(error)
+        least = footing(recipe, 2**62, most, n, d).least
+        shard, refusal = footing(recipe, least, most, n, d), str(error)
     if refusal:
         found.warnings.append(f"{refusal} (the run would end so)")
-    found.streamed = not footing.resident
-    found.actor_memory = actor_bytes(footing)
-    found.memory = stage_bytes(footing, found.shards)
+    found.streamed = not shard.resident
+    found.actor_memory = actor_bytes(shard)
+    found.memory = stage_bytes(shard, found.shards)
     if found.memory > here.memory:
         needs, has = scaled(found.memory, "B"), scaled(here.memory, "B")
         found.warnings.append(

@@ -9,6 +9,7 @@ from benchmarks import cells, kmeans
 from benchmarks.cases import CASES, mixture
 from benchmarks.objective import mean_squared_distance
 from benchmarks.rivals import GREEDY, METHODS, OURS, STRETCH, Stopwatch
+from curation.fit import is_small
 
 MACHINE = {"packages": {"numpy": "2"}, "cpu": "one", "cores": 2, "python": "3.11", "blas": ["numpy: x1"]}
 
@@ -113,6 +114,15 @@ def test_what_is_planned():
     assert [(k["case"], k["method"], k["seed"]) for k in chosen] == [
         ("C/20", method, seed) for seed in (0, 1) for method in ("ours", "faiss")
     ]
+
+
+@pytest.mark.parametrize("case", kmeans.RACES)
+def test_the_fit_that_warms_up_takes_the_path_of_the_race(case):
+    rows, clusters = kmeans.WARM_UP
+    chosen = CASES[case]
+    few = min(clusters, chosen.n_clusters)
+    assert not is_small(rows, chosen.width, few)
+    assert not is_small(chosen.rows, chosen.width, chosen.n_clusters)
 
 
 @pytest.mark.parametrize("wrong", [["--cases", "D"], ["--methods", "magic"]])

@@ -1,5 +1,7 @@
 """k-means: its invariants, its edge cases, and that nothing but data, config and seed matters."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans as Sklearn
@@ -164,6 +166,31 @@ def test_rows_far_from_the_origin_are_refused_not_garbled():
     assert len(KMeans(5).fit(points - points.mean(0)).cluster_centers_) == 5
 
 
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.repeat([[1.0, 1, 1], [1.01, 1, 1]], [19_999, 1], axis=0),
+        np.repeat([[0.05, 0.05], [0.05 + 2.0**-24, 0.05]], 5, axis=0).astype(np.float32),
+        np.repeat([[0.5, 0.5], [0.5 + 2.0**-13, 0.5]], [3, 4000], axis=0).astype(np.float16),
+    ],
+    ids=["one among thousands", "a step apart", "float16"],
+)
+def test_points_that_the_grid_holds_are_not_refused_for_lying_close_together(points, distance):
+    if distance == "cosine" and len(points) == 10:
+        pytest.skip("their directions differ by less than float32 tells")
+    fit = KMeans(2, distance=distance).fit(points)
+    assert sorted(np.bincount(fit.labels_)) == sorted(np.unique(points, axis=0, return_counts=True)[1])
+
+
+def test_what_is_refused_is_told_what_helps():
+    close = 1 + 1e-6 * np.random.default_rng(0).standard_normal((100, 8))
+    for distance, instead in (("euclidean", True), ("cosine", False)):
+        with pytest.raises(CurationError, match="subtract their mean first") as error:
+            KMeans(3, distance=distance).fit(close)
+        assert ("cluster with distance='cosine'" in str(error.value)) == instead
+
+
 def test_outliers_that_hide_the_others_are_refused():
     points = blobs(500, 16, 20)
     points[0] *= 1e7
@@ -180,6 +207,20 @@ def test_predict_refuses_what_it_cannot_place():
         fit.predict(np.full((1, 4), 1e30))
     with pytest.raises(CurationError, match="row 1 holds NaN"):
         fit.predict(np.array([[0.0] * 4, [np.nan] * 4]))
+
+
+@pytest.mark.parametrize("scale", [3.0, 5.0, 1e3, 1e9, 1e17])
+def test_rows_far_beyond_the_fitted_ones_go_where_they_lie(scale):
+    """To the centroid of the largest x.c - |c|^2 / 2, in fractions; a tie to the lower number."""
+    fit = KMeans(20).fit(blobs(200, 3, 20))
+    exactly = np.vectorize(lambda value: Fraction(float(value)), otypes=[object])
+    centroids = exactly(fit.cluster_centers_)
+    rows = np.float32(scale) * np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    for row, label in zip(rows, fit.predict(rows), strict=True):
+        assert label == np.argmin(((centroids - 2 * exactly(row)) * centroids).sum(axis=1))
+    two = KMeans(2).fit([[1.0, 0], [-1.0, 0]])
+    right = int(two.cluster_centers_[1, 0] > 0)
+    assert list(two.predict([[scale, 0], [-scale, 0], [0, scale]])) == [right, 1 - right, 0]
 
 
 def test_cosine_places_no_row_without_a_direction():
