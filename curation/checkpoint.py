@@ -122,6 +122,23 @@ class Checkpoint:
         self._last = time.monotonic()
         self._cost = 0.0
 
+    # --- in another process -----------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "say": _quiet}
+
+    def rejoin(self) -> None:
+        """In the process of a worker that conducts a level by itself: what was written last, and the clock.
+
+        A worker that was killed is given the checkpoint as it was when it first began, and files that this
+        one names may be gone.
+        """
+        path = f"{self.folder}/{HEADER}"
+        if self.files.exists(path):
+            header = json.loads(self.files.read_bytes(path))
+            self._levels, self._step, self._fit = header["levels"], header["step"], header["fit"]
+        self._entered, self._last = None, time.monotonic()
+
     # --- taking up --------------------------------------------------------------------------
 
     def open(self, workers: Workers) -> None:
@@ -320,6 +337,10 @@ class Checkpoint:
             if path.rsplit("/", 1)[-1] not in wanted:
                 self.files.delete(path)
         self._last = time.monotonic()
+
+
+def _quiet(_: str) -> None:
+    """Says nothing."""
 
 
 def _shared(workers: Workers, method: str, items: Sequence[Any], *args: Any) -> list[Handle]:

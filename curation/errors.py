@@ -5,6 +5,19 @@ class CurationError(ValueError):
     """A request that cannot be met: the message names the thing, the value and the way out."""
 
 
+class UnfitRowError(CurationError):
+    """A row that cannot be used.
+
+    Args:
+        row: Its number.
+        why: What is wrong with it, and the way out.
+    """
+
+    def __init__(self, row: int, why: str) -> None:
+        super().__init__(f"row {row} {why}")
+        self.row, self.why = row, why
+
+
 class WorkerRestartedError(RuntimeError):
     """A worker lost what it had computed since the fit began (its process was replaced)."""
 

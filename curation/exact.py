@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.errors import CurationError
+from curation.errors import CurationError, UnfitRowError
 from curation.kernels import native
 from curation.kernels.threads import allowed, each
 
@@ -113,7 +113,7 @@ def grid_exponent(rows: NDArray[Any]) -> int:
 
     each(allowed(), fill, _spans(len(rows)))
     if len(bad := np.flatnonzero(~np.isfinite(tops))):
-        raise CurationError(f"row {bad[0]} holds NaN or an infinity; drop it or repair it first")
+        raise UnfitRowError(int(bad[0]), "holds NaN or an infinity; drop it or repair it first")
     return int(powers[tops > 0].max(initial=_NOTHING))
 
 

@@ -15,7 +15,7 @@ from curation.assign import Assigner
 from curation.block import PointBlock
 from curation.chance import keys_of
 from curation.descent import Distance
-from curation.errors import CurationError
+from curation.errors import CurationError, UnfitRowError
 from curation.points import SHORT
 from curation.workers import LocalWorkers, Workers
 
@@ -69,7 +69,12 @@ def held(
     Raises:
         CurationError: They or their ids are unfit.
     """
-    points, grid = grid_rows(rows, distance)
+    try:
+        points, grid = grid_rows(rows, distance)
+    except UnfitRowError as error:
+        if ids is None or len(ids) != len(rows):
+            raise
+        raise CurationError(f"row {error.row}, {str(ids[error.row])!r}, {error.why}") from error
     workers = LocalWorkers([PointBlock(points, point_keys(len(points), ids), assigner, weights)])
     check_points(
         workers,
@@ -103,7 +108,7 @@ def unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
     """
     if not (nonzero := np.any(rows, axis=1)).all():
         row = int(np.flatnonzero(~nonzero)[0])
-        raise CurationError(f"row {row} is all zero and has no direction; drop it to cluster by cosine")
+        raise UnfitRowError(row, "is all zero and has no direction; drop it to cluster by cosine")
     return exact.normalize_rows(rows)
 
 

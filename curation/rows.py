@@ -251,7 +251,7 @@ class StoredRows(Rows):
         while done < len(view):
             got = os.preadv(descriptor, [view[done:]], start + done)
             if not got:
-                raise EOFError(f"{self.path} ended early; it was cut while it was read")
+                raise EOFError(f"{self.path} ended early: it was cut while it was read; run again to mend it")
             done += got
         os.posix_fadvise(descriptor, start, len(view), os.POSIX_FADV_DONTNEED)
         found = raw if wanted is None else raw[wanted]

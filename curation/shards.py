@@ -111,6 +111,9 @@ class PointShard:
 
     def conduct(self, conductor: Callable[..., Any], *args: Any) -> Any:
         """Runs a level's conductor right here, over this block alone; its centroids come back apart."""
+        for arg in args:
+            if isinstance(arg, Checkpoint):
+                arg.rejoin()
         grown, labels = conductor(LocalWorkers([self.block]), *args)
         centroids = np.concatenate(grown.slices)
         grown.slices = []
@@ -317,7 +320,8 @@ class RayWorkers(Workers):
             except ray.exceptions.ActorUnavailableError as error:
                 raise WorkerRestartedError(str(error)) from error
             except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, ray.exceptions.ObjectLostError):
+                died = isinstance(error.cause, ray.exceptions.ActorDiedError)
+                if isinstance(error.cause, ray.exceptions.ObjectLostError) or (died and self._fewer()):
                     raise RegroupError(_GONE) from error
                 for known in (WorkerRestartedError, CurationError):
                     if isinstance(error.cause, known):
@@ -326,9 +330,13 @@ class RayWorkers(Workers):
             except ray.exceptions.ObjectLostError as error:
                 raise RegroupError(_GONE) from error
             except ray.exceptions.ActorDiedError as error:
-                if self._machines - _machines():  # one may have held what the actor was to begin with
+                if self._fewer():  # one may have held what the actor was to begin with
                     raise RegroupError(_GONE) from error
                 raise
+
+    def _fewer(self) -> bool:
+        """Whether a machine is gone that was there when the shards began."""
+        return bool(self._machines - _machines())
 
     def _check_machines(self) -> None:
         """Sees whether the machines of the point shards are there.
@@ -348,8 +356,6 @@ class RayWorkers(Workers):
         if not (self._above and len(self.point_shards) == 1):
             return super().conduct(conductor, *args)
         shard = self.point_shards[0]
-        # it is over soon, and starts afresh if it is killed: the checkpoint stays here
-        args = tuple(None if isinstance(arg, Checkpoint) else arg for arg in args)
         centroids, told = shard.conduct.options(num_returns=2).remote(conductor, *args)
         grown, labels = self.get([told])[0]
         grown.slices = [centroids]

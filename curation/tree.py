@@ -100,7 +100,11 @@ class Tree:
         levels: list[Level] = []
         for level in self.levels:
             if (taken > level.sizes).any():
-                raise CurationError("more samples were taken from a cluster of the tree than it holds")
+                wrong = int(np.argmax(taken - level.sizes))
+                raise CurationError(
+                    f"cluster {wrong} of level {len(levels) + 1} holds {level.sizes[wrong]} samples, and "
+                    f"{taken[wrong]} are to be left out: they were counted over another tree"
+                )
             levels.append(replace(level, sizes=level.sizes - taken))
             if level.parents is not None:
                 above = np.zeros(len(self.levels[len(levels)]), np.int64)

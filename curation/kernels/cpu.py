@@ -107,6 +107,11 @@ def _fastest(dimensions: int, precision: str) -> str:
             continue
         took = time.perf_counter() - began
         seconds[name] = min(took, seconds.get(name, took))
+    if not seconds:
+        raise CurationError(
+            f"no float32 matrix product keeps its error bound at {dimensions} dimensions: a mode of reduced "
+            "precision is on (torch.backends.mkldnn.matmul.fp32_precision, MKL_CBWR or the like); turn it off"
+        )
     return min(seconds, key=seconds.__getitem__)
 
 

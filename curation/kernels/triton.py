@@ -28,7 +28,8 @@ import triton.language as tl
 from triton.runtime.errors import OutOfResources
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from curation.kernels.halves import FAR, STEP, WHOLE, Halves, Kernel, Spans
+from curation.errors import CurationError
+from curation.kernels.halves import FAR, STEP, WHOLE, Halves, Kernel, Spans, spans
 
 _FAR = tl.constexpr(FAR)
 _SLOTS = tl.constexpr(4)  # sets of columns kept apart: as many as threads share a row of an accumulator
@@ -59,7 +60,7 @@ def kernel(width: int, device: torch.device, tile: Tile | None = None) -> Kernel
     """The kernel for rows of this width on a device; `tile` defaults to the fastest of each kind of scan."""
     full = some = tile or Tile(64, 64, width if width <= WHOLE else STEP)
     if tile is None and device.type == "cuda":
-        full, some = tuned(width, device), short(width)
+        full, some = tuned(width, device), short(width, device)
     for one in (full, some):
         if width % one.depth and one.depth < width:
             raise ValueError(f"rows of {width} columns do not come in steps of {one.depth}")
@@ -78,29 +79,71 @@ def tiles(width: int) -> list[Tile]:
     return stepped
 
 
-def short(width: int) -> Tile:
-    """The tile for rows that look at some centroids, or at all again: fewer at a time, which pads less."""
-    return Tile(128, 64, width, 4, 3) if width < WHOLE else Tile(128, 64, STEP, 8, 3)
+@cache
+def short(width: int, device: torch.device) -> Tile:
+    """The tile for rows that look at some centroids, or at all again: fewer at a time, which pads less.
+
+    Raises:
+        CurationError: The GPU has room for none.
+    """
+    best = Tile(128, 64, width, 4, 3) if width < WHOLE else Tile(128, 64, STEP, 8, 3)
+    trial = _Trial(width, best.rows, device)
+    for tile in (best, _least(width)):
+        try:
+            trial.run(tile, spans(torch.arange(best.rows, device=device), None, tile.rows))
+        except OutOfResources:
+            continue
+        return tile
+    raise _no_room(width, device)
 
 
 @cache
 def tuned(width: int, device: torch.device) -> Tile:
-    """The fastest tile for full scans at this width on a GPU, by a trial of each."""
+    """The fastest tile for full scans at this width on a GPU, by a trial of each.
+
+    Raises:
+        CurationError: The GPU has room for none.
+    """
     count = 4 * 128 * int(torch.cuda.get_device_properties(device).multi_processor_count)
-    mixed = torch.arange((count + _TRIAL_CENTROIDS) * width, device=device).mul(0.618034).frac().half()
-    rows, values = torch.split(mixed.view(-1, width), [count, _TRIAL_CENTROIDS])
-    half, shift = torch.zeros(_TRIAL_CENTROIDS, device=device), torch.zeros(width, device=device)
-    centroids = Halves(values, half, _TRIAL_CENTROIDS, 0, 0, 0, shift)
-    scores = torch.empty((count, 3), device=device)
-    labels = torch.empty((count, 2), dtype=torch.int32, device=device)
+    trial = _Trial(width, count, device)
     times: dict[Tile, float] = {}
-    for tile in tiles(width):
-        trial = partial(_nearest, tile, tile, rows, centroids, None, scores, labels)
+    for tile in (*tiles(width), _least(width)):
         try:
-            times[tile] = triton.testing.do_bench(trial, warmup=5, rep=20)
+            times[tile] = triton.testing.do_bench(partial(trial.run, tile), warmup=5, rep=20)
         except OutOfResources:
             continue  # a GPU with less shared memory than those that the list was made for
+    if not times:
+        raise _no_room(width, device)
     return min(times, key=lambda tile: times[tile])
+
+
+def _least(width: int) -> Tile:
+    """A tile for GPUs of little shared memory."""
+    return Tile(64, 64, min(width, STEP))
+
+
+def _no_room(width: int, device: torch.device) -> CurationError:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
+    return CurationError(
+        f"{name} has too little shared memory for the fused kernel at {width} "
+        "columns; let the device be 'cuda:torch', which does without it, or 'cpu'"
+    )
+
+
+class _Trial:
+    """Rows and centroids of nothing in particular, to try tiles on."""
+
+    def __init__(self, width: int, count: int, device: torch.device) -> None:
+        mixed = torch.arange((count + _TRIAL_CENTROIDS) * width, device=device).mul(0.618034).frac().half()
+        self.rows, values = torch.split(mixed.view(-1, width), [count, _TRIAL_CENTROIDS])
+        half, shift = torch.zeros(_TRIAL_CENTROIDS, device=device), torch.zeros(width, device=device)
+        self.centroids = Halves(values, half, _TRIAL_CENTROIDS, 0, 0, 0, shift)
+        self.scores = torch.empty((count, 3), device=device)
+        self.labels = torch.empty((count, 2), dtype=torch.int32, device=device)
+
+    def run(self, tile: Tile, some: Spans | None = None) -> None:
+        """Finds the nearest of all rows, or of those of some spans."""
+        _nearest(tile, tile, self.rows, self.centroids, some, self.scores, self.labels)
 
 
 def _nearest(

@@ -144,6 +144,16 @@ def test_what_is_not_finite_is_refused(bad, dtype, how):
         HierarchicalKMeans([3, 2], **how).fit(points)
 
 
+def test_a_row_that_is_refused_is_named_by_its_id(how):
+    points, ids = np.ones((10, 3)), [f"{i}.png" for i in range(10)]
+    points[7, 2] = np.nan
+    for fit in (KMeans(2, **how), HierarchicalKMeans([3, 2], **how)):
+        with pytest.raises(CurationError, match=r"row 7, '7\.png', holds NaN or an infinity; drop it"):
+            fit.fit(points, ids=ids)
+    with pytest.raises(CurationError, match=r"row 7, '7\.png', is all zero"):
+        KMeans(2, distance="cosine").fit(np.arange(10)[:, None] != [[7]], ids=ids)
+
+
 def test_clusters_of_equal_size_and_distance(how):
     points = np.repeat(np.eye(12, dtype=np.float32), 10, axis=0)
     fit = KMeans(12, **how).fit(points)

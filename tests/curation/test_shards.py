@@ -1,5 +1,6 @@
 """The Ray form gives the bits of the local one, on any number of shards and through their deaths."""
 
+import json
 import pickle
 from functools import partial
 
@@ -10,7 +11,7 @@ import ray
 from curation import CurationError, HierarchicalKMeans, balanced_sample, sketch
 from curation.assign import Assigner
 from curation.chance import keys_of
-from curation.checkpoint import Checkpoint
+from curation.checkpoint import HEADER, Checkpoint
 from curation.hierarchy import grow
 from curation.inputs import grid_rows
 from curation.recipe import Recipe
@@ -280,6 +281,28 @@ def test_a_shard_may_be_added_or_taken_away_between_iterations(wide, tmp_path, s
     again = Checkpoint(Store(str(tmp_path)), "kept", {}, 1e9, said.append)
     assert_equal(grow_on_ray(points, WIDE, shards, slices=3, checkpoint=again), twin, 500)
     assert said == ["goes on from a checkpoint: level 1, step 0, iteration 3"]
+
+
+class Filling(Store):
+    """Fails once, with the fourth state of a fit of level 2 in it."""
+
+    def write_bytes(self, rel, data):
+        super().write_bytes(rel, data)
+        if rel.endswith(HEADER) and (json.loads(data)["fit"] or {}).get("level") == 2:
+            count = self.read_bytes("count") if self.exists("count") else b""
+            super().write_bytes("count", count + b".")
+            if len(count) == 3:
+                raise OSError("the disk is full")
+
+
+def test_a_level_that_one_actor_grows_goes_on_from_its_last_iteration(wide, tmp_path):
+    points, twin = wide
+    said = []
+    kept = Checkpoint(Filling(str(tmp_path)), "kept", {"fit": "a"}, 0.0, said.append)
+    with pytest.raises(OSError, match="the disk is full"):
+        grow_on_ray(points, WIDE, 2, slices=2, checkpoint=kept)
+    assert_equal(grow_on_ray(points, WIDE, 3, checkpoint=kept), twin, 500)
+    assert said == ["goes on from a checkpoint: level 2, step 0, iteration 3"]
 
 
 @pytest.mark.slow

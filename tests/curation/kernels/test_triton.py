@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 
-from curation import exact
+from curation import CurationError, exact
 from curation.kernels import gpu, halves, triton
 from tests.curation.kernels.twins import hard_pool, random_candidates
 
@@ -145,3 +146,20 @@ def test_kernels_compile_for_a_gpu_that_is_not_here():
     assert all(kernel["shared"] <= 227 * 1024 for kernel in found.values())
     few = [kernel for name, kernel in found.items() if "restricted" in name]
     assert all(2 * kernel["shared"] <= 227 * 1024 for kernel in few)  # two programs at once
+
+
+@pytest.mark.parametrize("width", [64, 512])
+@pytest.mark.parametrize("room", [0, 64, 128])
+def test_a_gpu_of_little_memory_takes_a_small_tile(width, room, monkeypatch):
+    def nearest(full, some, *_):
+        if some.rows > room:
+            raise OutOfResources(2 * room, room, "shared memory")
+
+    monkeypatch.setattr(triton, "_nearest", nearest)
+    triton.short.cache_clear()
+    if not room:
+        with pytest.raises(CurationError, match=f"too little .* at {width} columns.*cuda:torch"):
+            triton.short(width, torch.device("cpu"))
+        return
+    assert triton.short(width, torch.device("cpu")).rows == room
+    triton.short.cache_clear()
