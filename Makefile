@@ -64,7 +64,7 @@ format: setup  ## let ruff repair what it can
 
 # Of the method, and of the engine; the latter need the rivals: `make bench EXTRAS=cpu,dev,bench`.
 BENCHMARKS := toy2d zador1d long_tail real_pools encoders embed assignment hierarchical kmeans estimate scaling shards out_of_core
-bench: setup  ## run every benchmark (hours) and print its table; fails in the end where one has failed
+bench: setup  ## run every benchmark but gpu (hours) and print its table; fails in the end where one has failed
 	@failed=0; for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || failed=1; done; exit $$failed
 
 clean:  ## remove .venv and what the tools leave behind; runs/ stays

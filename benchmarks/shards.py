@@ -32,7 +32,7 @@ from benchmarks.tables import Verdict, conclude, table
 from curation.chance import keys_of
 from curation.descent import Plan, View
 from curation.exact import Grid
-from curation.fit import directions_of, fit_centroids, labelled, settled
+from curation.fit import directions_of, fit_centroids, labelled, without_empty
 from curation.points import EVERYTHING
 from curation.shards import RayWorkers
 
@@ -69,7 +69,7 @@ def measure(rows: int, clusters: int, shards: int, threads: int, seed: int) -> d
         view = View(workers, EVERYTHING, rows, (seed, 1, 0), directions_of(workers, (seed, 1)))
         fit = fit_centroids(view, clusters, Plan())
         own = labelled(view, fit.slices, fit.n_clusters, exactly=True)
-        centroids = np.concatenate(workers.get(settled(workers, own, fit.slices)[0]))
+        centroids = np.concatenate(workers.get(without_empty(workers, own, fit.slices)[0]))
         seconds = time.perf_counter() - start
         workers.close()
     ray.shutdown()

@@ -30,7 +30,7 @@ FIRST = 8
 """Seeds that are drawn uniformly."""
 
 OVERDRAW = 4
-LEAST_DRAWN = 16  # U / w is biased for a single draw: merit, or a draw that is not, chooses among a few
+LEAST_DRAWN = 16  # candidates at least: the smallest U / w of very few is no draw in proportion to w
 
 Drawn = tuple[NDArray[np.uint64], NDArray[np.float64]]
 """Keys (m, 2) and squared distances D (m,) of drawn points."""
@@ -152,11 +152,11 @@ def thinned(
     wanted: int,
     salt: int,
 ) -> NDArray[np.int64]:
-    """Which of some drawn points to keep: D^2 sampling among them, with what others have taken taken off.
+    """Which of some drawn points to keep: D^2 sampling one at a time, D updated after each.
 
     Each step is a single draw, so it inverts the cumulative sum of integer weights over the points in
-    the order of their keys, where U / w would be biased. m (wanted) operations and their squared
-    distances, m^2 d; equal points are kept once.
+    the order of their keys, where U / w would be biased. wanted m d operations; equal points are kept
+    once.
 
     Args:
         rows: Drawn points (m, d).

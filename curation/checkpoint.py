@@ -233,7 +233,9 @@ class Checkpoint:
         if not len(rows):
             return []
         edges = slice_edges(len(rows), min(workers.n_slices, len(rows)))
-        return _shared(workers, "recall", list(itertools.pairwise(edges)), self.files, self.folder, rows)
+        return _shared(
+            workers, "read_centroids", list(itertools.pairwise(edges)), self.files, self.folder, rows
+        )
 
     def _labels(self, kept: dict[str, Any], view: str, workers: Workers) -> list[Handle]:
         """Kept labels of a view, dealt to the blocks as these hold its points now."""
@@ -242,7 +244,7 @@ class Checkpoint:
             return []
         counts = workers.ask("size_of", view)
         own = list(itertools.pairwise(np.cumsum([0, *counts]).tolist()))
-        return workers.points("recall_labels", self.files, self.folder, rows, own=own)
+        return workers.points("read_labels", self.files, self.folder, rows, own=own)
 
     # --- saving -----------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from curation import recall, sketch, splitting
 from curation.assignment import APPROACHES
 from curation.batches import FIRST, OVERDRAW
 from curation.descent import FEW
-from curation.fit import PASSES, SPARSE, is_small
+from curation.fit import INTERMEDIATE_ITERATIONS, SPARSE, is_small
 from curation.merits import FEW_JUDGES, JUDGES
 from curation.neighbours import GROUP, NEAR_GROUPS
 
@@ -147,8 +147,8 @@ class Crew:
 def fit_work(n: int, d: int, k: int, plan: Plan) -> Work:
     """One k-means fit of n points (n, d) with k clusters, without the assignment that follows it."""
     candidates, lloyd = near(k), plan.algorithm == "lloyd"
-    brief = plan.passing and not lloyd  # which ends whatever it gains
-    expected = LLOYD_ITERATIONS if lloyd else PASSES if brief else ITERATIONS
+    brief = plan.intermediate and not lloyd  # which ends whatever it gains
+    expected = LLOYD_ITERATIONS if lloyd else INTERMEDIATE_ITERATIONS if brief else ITERATIONS
     times = min(expected, plan.max_iter) if brief or plan.tol > 0 else plan.max_iter
     work = _start(n, d, k, plan)
     if lloyd or candidates == k:
@@ -161,7 +161,7 @@ def fit_work(n: int, d: int, k: int, plan: Plan) -> Work:
         between=neighbour_work(k, d),
         rounds=3,
     )
-    return work + each * times + far_work(n, d, k, plan) * (0 if plan.passing else FAR_SCANS)
+    return work + each * times + far_work(n, d, k, plan) * (0 if plan.intermediate else FAR_SCANS)
 
 
 def near(k: int) -> int:
@@ -210,14 +210,19 @@ def _start(n: int, d: int, k: int, plan: Plan) -> Work:
         return Work(scanned=float(n) * k * (2 + int(math.log(k))), read=float(n) * k, rounds=k)
     sizes = _batch_sizes(k)
     totals = itertools.accumulate(sizes)
-    judges = FEW_JUDGES if plan.passing else JUDGES
+    judges = FEW_JUDGES if plan.intermediate else JUDGES
     pairs = [OVERDRAW * size * min(n, judges * total) for size, total in zip(sizes, totals, strict=True)]
     judged = float(sum(pairs[1:]))  # nobody judges the first
     rounds = Work(rounds=5 * len(sizes))
-    if plan.algorithm == "lloyd" or k <= FEW or not sketch.pays(d) or (n < SPARSE * k and not plan.passing):
+    if (
+        plan.algorithm == "lloyd"
+        or k <= FEW
+        or not sketch.pays(d)
+        or (n < SPARSE * k and not plan.intermediate)
+    ):
         return rounds + Work(scanned=float(n) * k + judged, read=len(sizes) * n, updated=n)
     # the seeds attract points, and most often their means once more
-    return rounds + far_work(n, d, k, plan) * (1 if plan.passing else 2) + Work(sketched=judged)
+    return rounds + far_work(n, d, k, plan) * (1 if plan.intermediate else 2) + Work(sketched=judged)
 
 
 def _batch_sizes(k: int) -> list[int]:
@@ -244,8 +249,10 @@ def level_work(recipe: Recipe, level: int, n: int, d: int) -> Work:
     if not points:
         return work + fit_work(n, d, k, recipe.plan)
     taken = min(n, points * k)
-    work += fit_work(n, d, k, recipe.passing) + _reassignment(n, d, k, recipe.plan) * recipe.resample_steps
-    work += fit_work(taken, d, k, recipe.passing) * (recipe.resample_steps - 1)
+    work += (
+        fit_work(n, d, k, recipe.intermediate) + _reassignment(n, d, k, recipe.plan) * recipe.resample_steps
+    )
+    work += fit_work(taken, d, k, recipe.intermediate) * (recipe.resample_steps - 1)
     return work + fit_work(taken, d, k, recipe.plan)
 
 

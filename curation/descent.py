@@ -39,7 +39,7 @@ class Plan:
         algorithm: "auto" for the fast recipe, "lloyd" for full scans, "ivf" for the fast recipe with full
             scans by FAISS, which are approximate: for very many clusters.
         init: "auto" for D^2 sampling in batches, "k-means++" for the greedy kind.
-        passing: Whether the fit only chooses points for another, and may begin less finely.
+        intermediate: Whether the fit only chooses points for another, and may begin less finely.
 
     Raises:
         CurationError: One of these is unfit, or FAISS is wanted and not installed.
@@ -50,7 +50,7 @@ class Plan:
     distance: Distance = "euclidean"
     algorithm: Algorithm = "auto"
     init: Init = "auto"
-    passing: bool = False
+    intermediate: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (("distance", Distance), ("algorithm", Algorithm), ("init", Init)):
@@ -213,7 +213,7 @@ class Descent:
 
     def drawn(self, n_clusters: int, directions: Handle | None) -> tuple[int, list[int]]:
         """D^2 sampling in batches as a start: labels; the number of seeds, and sizes of the slices."""
-        judges = FEW_JUDGES if self.plan.passing else JUDGES
+        judges = FEW_JUDGES if self.plan.intermediate else JUDGES
         where = self.view.name, n_clusters, self.view.place, directions
         self.at.own, found = start(self.workers, *where, judges)
         edges = slice_edges(found, min(self.workers.n_slices, found))

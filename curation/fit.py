@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SPARSE = 32
 """Points a cluster below which the start looks along all dimensions, and swaps are few."""
 
-PASSES = 4
+INTERMEDIATE_ITERATIONS = 4
 """Iterations of a fit that only chooses points for another: all but the last with swaps."""
 
 _SMALL = 2**24  # greedy k-means++ seeds up to FEW clusters where n d is at most this,
@@ -113,8 +113,8 @@ class _Fast(Descent):
         if not self.taken_up():
             found = self._begin(n_clusters)
             self.at = replace(self.at, found=found, swapped=n_clusters, few=n_clusters <= FEW)
-        if self.plan.passing:
-            return self._pass()
+        if self.plan.intermediate:
+            return self._intermediate()
         while self.at.n_iter < self.plan.max_iter:
             self.saved()
             at, number = self.at, self.at.n_iter + 1
@@ -133,9 +133,9 @@ class _Fast(Descent):
             self.at.sure = not gained  # before it ends, points look further off once more
         return Fit(self.at.slices, self.at.found, self.at.n_iter)
 
-    def _pass(self) -> Fit:
+    def _intermediate(self) -> Fit:
         """Swaps, then one iteration without: the points closest to a centroid do not hang on the rest."""
-        most = min(PASSES, self.plan.max_iter)
+        most = min(INTERMEDIATE_ITERATIONS, self.plan.max_iter)
         while self.at.n_iter < most:
             self.saved()
             number = self.at.n_iter + 1
@@ -145,7 +145,7 @@ class _Fast(Descent):
 
     def _begin(self, n_clusters: int) -> int:
         # what sets points of one cluster apart is not in the sketch: with few of them it is missed
-        rough = self.plan.passing or self._is_dense(n_clusters)
+        rough = self.plan.intermediate or self._is_dense(n_clusters)
         directions = self.directions if rough else None
         dimensions = int(self.workers.ask("dimensions")[0])
         if self.plan.init == "k-means++" or is_small(self.count, dimensions, n_clusters):
@@ -162,7 +162,7 @@ class _Fast(Descent):
 
         def lift() -> list[Handle]:
             self.at.own = drawn
-            if directions is not None and not self.plan.passing:
+            if directions is not None and not self.plan.intermediate:
                 flat = self.lifted(sizes, directions)
                 self.assign(directions, flat)
             return self.lifted(sizes, None)
@@ -183,7 +183,7 @@ class _Fast(Descent):
                 (*self.view.place, number),
                 self._swappable(),
                 self.candidates,
-                share=_BOLD if self._is_dense(self.at.found) and not self.plan.passing else 1.0,
+                share=_BOLD if self._is_dense(self.at.found) and not self.plan.intermediate else 1.0,
                 unit_norm=self.plan.distance == "cosine",
             )
             self.at.slices, self.at.dissolved = swapped.slices, swapped.dissolved
@@ -273,7 +273,7 @@ def labelled(
     return workers.attempt(ask, lambda: None)
 
 
-def settled(
+def without_empty(
     workers: Workers, own: list[Handle], slices: list[Handle]
 ) -> tuple[list[Handle], NDArray[np.int64], int, NDArray[np.bool_]]:
     """Drops the clusters that no point (of any weight) is labelled with.

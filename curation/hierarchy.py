@@ -18,7 +18,7 @@ from curation import chance
 from curation.checkpoint import Checkpoint, Step
 from curation.descent import Fit, View
 from curation.errors import CurationError
-from curation.fit import directions_of, fit_centroids, labelled, settled
+from curation.fit import directions_of, fit_centroids, labelled, without_empty
 from curation.points import EVERYTHING
 from curation.recall import recall
 from curation.recipe import Recipe
@@ -195,7 +195,7 @@ class _Level:
         """The fit of a step to a view of so many inputs."""
         self.workers.tick(f"level {self.level}, step {step}", 0, 1)
         wanted = self.recipe.n_clusters[self.level - 1] // self.leaves
-        plan = self.recipe.plan if step == self.steps else self.recipe.passing
+        plan = self.recipe.plan if step == self.steps else self.recipe.intermediate
         fit = fit_centroids(self._view(name, count, step, self.checkpoint), wanted, plan)
         if fit.n_clusters < wanted:
             what = "inputs" if step == 0 else f"resampled points at step {step}"
@@ -243,7 +243,7 @@ class _Level:
 
     def _finished(self, fit: Fit, own: list[Handle]) -> tuple[Grown, list[NDArray[np.int64]]]:
         """What comes out, without the clusters that ended empty."""
-        slices, counts, inertia, keep = settled(self.workers, own, fit.slices)
+        slices, counts, inertia, keep = without_empty(self.workers, own, fit.slices)
         if keep.sum() < fit.n_clusters:
             gone = fit.n_clusters - keep.sum()
             self.notes.append(f"level {self.level}: {gone} clusters ended empty and were removed")

@@ -86,11 +86,13 @@ class KeptBlock(PointBlock):
             return str(error)
         return ""
 
-    def recall(self, own: Stretch | None, files: Files, folder: str, kept: Kept) -> NDArray[Any] | None:
+    def read_centroids(
+        self, own: Stretch | None, files: Files, folder: str, kept: Kept
+    ) -> NDArray[Any] | None:
         """Reads a stretch of centroids; nothing for None."""
         return None if own is None else _stretch(files, folder, kept, own)
 
-    def recall_labels(self, own: Stretch, files: Files, folder: str, kept: Kept) -> Labels:
+    def read_labels(self, own: Stretch, files: Files, folder: str, kept: Kept) -> Labels:
         """Reads a stretch of labels."""
         columns = _stretch(files, folder, kept, own)
         return Labels(*(np.ascontiguousarray(column) for column in columns.T))

@@ -15,7 +15,7 @@ from curation.assign import Assigner
 from curation.descent import Algorithm, Distance, Init, Plan, View
 from curation.errors import CurationError
 from curation.estimator import FLOATS, CentroidEstimator
-from curation.fit import directions_of, fit_centroids, labelled, settled
+from curation.fit import directions_of, fit_centroids, labelled, without_empty
 from curation.inputs import held, point_weights
 from curation.points import EVERYTHING
 from curation.recall import recall
@@ -106,7 +106,7 @@ class KMeans(CentroidEstimator):
         fit = fit_centroids(view, self.n_clusters, plan, partial(self._watch, grid))
         lists = plan.lists(fit.n_clusters)
         own = labelled(view, fit.slices, fit.n_clusters, exactly=True, lists=lists)
-        slices, counts, inertia, kept = settled(workers, own, fit.slices)
+        slices, counts, inertia, kept = without_empty(workers, own, fit.slices)
         if not kept.all():  # points of no weight may have been in a cluster that is gone
             own = labelled(view, slices, len(counts), exactly=True, lists=lists)
         self.recall_ = recall(view, own, slices)[0] if lists else 1.0

@@ -75,7 +75,8 @@ def best(
     """Indices of the drawn points that become seeds, each different from all others.
 
     Each step takes the point of the largest merit times left / D, left being its squared distance to the
-    seeds, those of the batch included. m (wanted / m) operations of d each, among 2048 points at a time.
+    seeds, those of the batch included. At most 2048 wanted d operations: a point that is taken is compared
+    with the drawn points of its own group, of up to 2048.
 
     Args:
         rows: Drawn points (m, d) on the grid.

@@ -61,9 +61,9 @@ class Recipe:
         )
 
     @property
-    def passing(self) -> Plan:
+    def intermediate(self) -> Plan:
         """How those are fitted that only choose the points of the next resampling step: less finely."""
-        return replace(self.plan, passing=True)
+        return replace(self.plan, intermediate=True)
 
     def __post_init__(self) -> None:
         k = list(self.n_clusters)

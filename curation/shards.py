@@ -129,7 +129,7 @@ class CentroidShard:
 
 
 def equal_share(there: float, count: int) -> float:
-    """Of CPUs or GPUs what each of so many actors takes, at most one: so many that all of them fit.
+    """The CPUs (or GPUs) that each of `count` actors asks for, at most one, so that all of them fit.
 
     As many share each one, so that it does not matter on which machines these are. 0 where there are none,
     or fewer than Ray can divide: then actors ask for nothing.

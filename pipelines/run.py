@@ -39,7 +39,7 @@ from pipelines.quantities import scaled
 from pipelines.resources import resources
 from pipelines.retries import Retries
 from pipelines.secrets import hidden
-from pipelines.settle import build, changed, decide, device_of, halved, is_settled, recall
+from pipelines.settle import build, changed, decide, device_of, halved, is_settled, restored
 from pipelines.startup import blame, start
 from pipelines.store import Store, is_absolute
 from pipelines.thinning import check_thinning
@@ -117,7 +117,7 @@ class Runner:
         check_thinning(self._pool)
         self._embedded, self._learns = is_embedded(self._pool), False
         if not self._embedded:
-            config = recall(config, self._pool.modality, read_begun(self._store, "embeddings"))
+            config = restored(config, self._pool.modality, read_begun(self._store, "embeddings"))
             modality = self._pool.modality
             self._learns = isinstance(build(config, modality), FittedEncoder)
             self._learns |= isinstance(modality, FittedModality) and modality.learns

@@ -33,7 +33,7 @@ def changed(config: Config) -> list[str]:
     return [key for key in later if getattr(config.encoder, key) != getattr(default, key)]
 
 
-def recall(config: Config, modality: Modality, recorded: Basis | None) -> Config:
+def restored(config: Config, modality: Modality, recorded: Basis | None) -> Config:
     """Fill what is ``auto`` in ``config.encoder`` from what this run recorded for the same model."""
     model = modality.default_encoder if config.encoder.model == "auto" else config.encoder.model
     known = recorded.config if recorded else {}

@@ -1,1 +1,1 @@
-"""Routes to the float32 matrix product that assignment spends its time in."""
+"""Compiled loops and GPU kernels: products, exact sums and distances, the choice of the nearest, hashes."""

@@ -10,7 +10,7 @@ from curation.assign import Assigner
 from curation.block import PointBlock
 from curation.chance import keys_of
 from curation.descent import Plan, View
-from curation.fit import directions_of, fit_centroids, labelled, settled
+from curation.fit import directions_of, fit_centroids, labelled, without_empty
 from curation.points import EVERYTHING
 from curation.rows import ResidentRows, Rows, StoredRows
 from curation.workers import LocalWorkers
@@ -100,7 +100,7 @@ def fitted(
     view = View(workers, EVERYTHING, len(rows), (0, 1, 0), directions_of(workers, (0, 1)))
     fit = fit_centroids(view, n_clusters, Plan(**plan))
     own = labelled(view, fit.slices, fit.n_clusters, exactly=exactly)
-    kept, _, inertia, keep = settled(workers, own, fit.slices)
+    kept, _, inertia, keep = without_empty(workers, own, fit.slices)
     assert keep.all() or not exactly
     labels = np.empty(len(rows), np.int64)
     labels[order] = np.concatenate([part.first for part in own])

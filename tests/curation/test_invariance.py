@@ -129,16 +129,16 @@ def test_where_candidates_would_be_many_every_iteration_looks_at_all():
 def test_fits_that_only_choose_points_are_brief_and_the_same():
     rows, k, _ = MANY
     asked = {}
-    twin = fitted(rows, k, exactly=False, passing=True, asked=asked)
+    twin = fitted(rows, k, exactly=False, intermediate=True, asked=asked)
     assert asked["approach"] == 1
     assert twin.n_iter == 4
     for variant in ("three blocks", "tiles of 1000 rows and two threads", "a product that errs as it may"):
-        assert fitted(rows, k, exactly=False, passing=True, **VARIANTS[variant]) == twin
+        assert fitted(rows, k, exactly=False, intermediate=True, **VARIANTS[variant]) == twin
 
 
 def test_rough_labels_are_of_near_centroids():
     rows, k, _ = MANY
-    rough, exact = (fitted(rows, k, exactly=exactly, passing=True) for exactly in (False, True))
+    rough, exact = (fitted(rows, k, exactly=exactly, intermediate=True) for exactly in (False, True))
     assert exact.inertia <= rough.inertia <= 1.1 * exact.inertia
 
 
