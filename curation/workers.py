@@ -1,8 +1,8 @@
 """Who holds the points and the centroids of a fit: one process here, Ray actors in `shards`.
 
-The algorithms (`seeding`, `batches`, `fit`, `swaps`, `splitting`, `hierarchy`) are written once against `Workers`. What they pass
-around are handles: arrays here, object references on Ray; they look into nothing but scalars and
-short lists.
+The algorithms (`seeding`, `batches`, `fit`, `swaps`, `splitting`, `hierarchy`) are written once against
+`Workers`. What they pass around are handles: arrays here, object references on Ray; they look into
+nothing but scalars and short lists.
 """
 
 from __future__ import annotations
