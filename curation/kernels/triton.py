@@ -79,18 +79,23 @@ def tiles(width: int) -> list[Tile]:
     return stepped
 
 
+def short_tiles(width: int) -> list[Tile]:
+    """Tiles for rows that look at some centroids, or at all again: fewer at a time, which pads less."""
+    return [Tile(128, 64, width, 4, 3) if width < WHOLE else Tile(128, 64, STEP, 8, 3), _least(width)]
+
+
 @cache
 def short(width: int, device: torch.device) -> Tile:
-    """The tile for rows that look at some centroids, or at all again: fewer at a time, which pads less.
+    """The first of `short_tiles` that fits a GPU.
 
     Raises:
         CurationError: The GPU has room for none.
     """
-    best = Tile(128, 64, width, 4, 3) if width < WHOLE else Tile(128, 64, STEP, 8, 3)
-    trial = _Trial(width, best.rows, device)
-    for tile in (best, _least(width)):
+    few = torch.arange(128, device=device)
+    trial = _Trial(width, len(few), device)
+    for tile in short_tiles(width):
         try:
-            trial.run(tile, spans(torch.arange(best.rows, device=device), None, tile.rows))
+            trial.run(tile, spans(few, None, tile.rows))
         except OutOfResources:
             continue
         return tile

@@ -325,7 +325,7 @@ def test_a_sound_checkpoint_outlives_workers_that_cannot_read_it(wide, monkeypat
             run.grow(2)
     assert run.files.kept == kept
     assert_same(run.grow(2), twin)
-    assert run.said == ["goes on from a checkpoint: level 1, step 0, iteration 3"]
+    assert run.said == ["goes on from a checkpoint: level 1, step 0, iteration 2"]
 
 
 def altered(header, how):

@@ -166,19 +166,22 @@ def test_rows_far_from_the_origin_are_refused_not_garbled():
     assert len(KMeans(5).fit(points - points.mean(0)).cluster_centers_) == 5
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+ONE_AMONG_THOUSANDS = np.repeat([[1.0, 1, 1], [1.01, 1, 1]], [19_999, 1], axis=0)
+A_STEP_APART = np.repeat([[0.0625, 0.0625], [0.0625 + 2.0**-24, 0.0625]], 5, axis=0)
+HALVES = np.repeat([[0.5, 0.5], [0.5 + 2.0**-11, 0.5]], [3, 4000], axis=0).astype(np.float16)
+
+
 @pytest.mark.parametrize(
-    "points",
+    ("points", "distance"),
     [
-        np.repeat([[1.0, 1, 1], [1.01, 1, 1]], [19_999, 1], axis=0),
-        np.repeat([[0.05, 0.05], [0.05 + 2.0**-24, 0.05]], 5, axis=0).astype(np.float32),
-        np.repeat([[0.5, 0.5], [0.5 + 2.0**-13, 0.5]], [3, 4000], axis=0).astype(np.float16),
+        (ONE_AMONG_THOUSANDS, "euclidean"),
+        (ONE_AMONG_THOUSANDS, "cosine"),
+        (A_STEP_APART, "euclidean"),
+        (HALVES, "euclidean"),
+        (HALVES, "cosine"),
     ],
-    ids=["one among thousands", "a step apart", "float16"],
 )
 def test_points_that_the_grid_holds_are_not_refused_for_lying_close_together(points, distance):
-    if distance == "cosine" and len(points) == 10:
-        pytest.skip("their directions differ by less than float32 tells")
     fit = KMeans(2, distance=distance).fit(points)
     assert sorted(np.bincount(fit.labels_)) == sorted(np.unique(points, axis=0, return_counts=True)[1])
 

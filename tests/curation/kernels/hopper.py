@@ -69,7 +69,7 @@ def main():
     found = {}
     for width in (128, 768):
         found[f"{width}"] = scan(ours.tiles(width)[0], width)
-        few = ours.short(width)
+        few = ours.short_tiles(width)[0]
         found[f"{width} restricted"] = scan(few, width, spans=True, members=True)
         found[f"{width} close"] = scan(few, width, spans=True, close=True)
     found["768 close and restricted"] = scan(few, width, spans=True, members=True, close=True)
