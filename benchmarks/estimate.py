@@ -32,7 +32,7 @@ from curation.cost import Crew, Rates, Work, fit_work, prepared_work, scan_work,
 from curation.descent import Plan
 from pipelines.calibration import measure as calibrated
 
-FACTOR = 1.5
+WITHIN = 1.5
 METHOD = "whole method"
 UNCLAIMED = ("noise",)
 _SMALL = 20
@@ -105,9 +105,9 @@ def report(lines: Sequence[dict[str, Any]], claims: bool) -> int:
         numbers = [f"{estimated:.2f}", f"{took:.2f}", f"{ratio:.2f}"]
         rows.append([f"{case} x{threads}", str(len(runs)), iterations, *numbers])
         if case.partition("/")[0] not in UNCLAIMED:
-            claim = f"{case}, {threads} thread(s): the estimate is within a factor of {FACTOR:g}"
+            claim = f"{case}, {threads} thread(s): the estimate is within a factor of {WITHIN:g}"
             evidence = f"{ratio:.2f}x, median of {len(runs)}"
-            verdicts.append(Verdict(claim, 1 / FACTOR <= ratio <= FACTOR, evidence))
+            verdicts.append(Verdict(claim, 1 / WITHIN <= ratio <= WITHIN, evidence))
     print("estimate: seconds of clustering as planned, and as they were; medians over seeds")
     print(cells.described(lines) + "\n")
     print(table(["case, threads", "seeds", "iterations", "estimated", "took", "ratio"], rows))

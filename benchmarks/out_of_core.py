@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from benchmarks import cells
 from benchmarks.cells import Cell
+from benchmarks.estimate import WITHIN
 from benchmarks.tables import Verdict, conclude, table
 from curation.chance import digests
 
@@ -223,6 +224,7 @@ def measure(n: int, n_clusters: list[int], memory: int, threads: int, seed: int)
     store.delete("tree")
     return {
         "seconds": seconds,
+        "estimated": told["estimated_s"],
         "peak": seen.anonymous + seen.shared,
         "anonymous": seen.anonymous,
         "shared": seen.shared,
@@ -257,8 +259,19 @@ def report(lines: Sequence[dict[str, Any]], claims: bool) -> int:
         peaks.setdefault(cell["n"], []).append(found["peak"])
         gib = [f"{found[name] / 2**30:.2f}" for name in ("peak", "anonymous", "shared", "streamed", "cached")]
         name = f"n = {cell['n']:,}, {cell['memory'] / 2**30:.3g} GiB a shard, seed {cell['seed']}"
-        rows.append([name, f"{found['seconds']:.0f}", *gib, f"{found['inertia']:.5f}"])
-    headers = ["", "seconds", "peak, GiB", "anonymous", "shared", "files", "of them cached", "inertia"]
+        estimated = f"{found['estimated']:.0f}" if "estimated" in found else ""
+        rows.append([name, f"{found['seconds']:.0f}", estimated, *gib, f"{found['inertia']:.5f}"])
+    headers = [
+        "",
+        "seconds",
+        "as estimated",
+        "peak, GiB",
+        "anonymous",
+        "shared",
+        "files",
+        "of them cached",
+        "inertia",
+    ]
     print(table(headers, rows) + "\n")
     few, many = POINTS
     if not claims or many not in seconds:
@@ -275,6 +288,11 @@ def report(lines: Sequence[dict[str, Any]], claims: bool) -> int:
         verdicts.append(
             Verdict(f"at most {SLOWER:g} times the time of {few:,}", ratio <= SLOWER, f"{ratio:.1f} times")
         )
+    for line in lines:
+        if "estimated" in line["found"]:
+            ratio = line["found"]["estimated"] / line["found"]["seconds"]
+            claim = f"{line['cell']['n']:,} points: the estimate is within a factor of {WITHIN:g}"
+            verdicts.append(Verdict(claim, 1 / WITHIN <= ratio <= WITHIN, f"{ratio:.2f}"))
     return conclude(verdicts)
 
 

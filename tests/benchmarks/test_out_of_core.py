@@ -53,14 +53,23 @@ def test_memory_and_cached_pages_are_seen(tmp_path, monkeypatch):
     assert given_back.cached < 1_000_000
 
 
-@pytest.mark.parametrize(("peak", "seconds", "holds"), [(MOST, 110, 0), (MOST + 1, 110, 1), (MOST, 111, 1)])
-def test_claims_are_computed(tmp_path, capsys, peak, seconds, holds):
+@pytest.mark.parametrize(
+    ("peak", "seconds", "estimated", "holds"),
+    [
+        (MOST, 110, {}, 0),
+        (MOST + 1, 110, {}, 1),
+        (MOST, 111, {}, 1),
+        (MOST, 10, {"estimated": 15}, 0),
+        (MOST, 10, {"estimated": 16}, 1),
+    ],
+)
+def test_claims_are_computed(tmp_path, capsys, peak, seconds, estimated, holds):
     results = tmp_path / "results.jsonl"
     found = dict.fromkeys(("anonymous", "shared", "streamed", "cached", "inertia"), 1)
     lines = [
         {
             "cell": {"n": n, "memory": 2**30, "seed": 0},
-            "found": {**found, "seconds": took, "peak": peak},
+            "found": {**found, **estimated, "seconds": took, "peak": peak},
             "machine": {"cpu": "c", "cores": 2, "python": "3", "blas": [], "packages": {}},
         }
         for n, took in zip(POINTS, (10, seconds), strict=True)

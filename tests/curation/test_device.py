@@ -59,6 +59,12 @@ def test_the_fused_kernel_takes_the_same_path():
     assert_same(blobs(300, 20, 40), 33, assigner=Assigner(device=ON[1]), max_iter=3)
 
 
+@pytest.mark.slow
+def test_the_fused_kernel_takes_the_path_of_many_clusters():
+    """A sketch, candidates, merits and swaps; the interpreter takes minutes."""
+    assert_same(halfway(3000, 150, 900), 600, assigner=Assigner(device=ON[1]), max_iter=4)
+
+
 def test_a_tree_with_resampling_and_splitting_is_the_same():
     points = halfway(4000, 12, 400)
     how = {"resample_steps": 2, "split": [6, 1, 1], "max_iter": 5}
