@@ -210,7 +210,7 @@ def test_shards_that_die_in_a_view_change_nothing(wide, reduce):
 
 def test_a_shard_that_dies_in_a_view_changes_nothing_where_all_centroids_are_scanned():
     """Its labels are handles of what it never had: the iteration begins with those before them."""
-    how = {"resample_steps": 1, "resample_points": [5, 2], "algorithm": "lloyd", "max_iter": 8}
+    how = {"resample_steps": 1, "resample_points": [30, 2], "algorithm": "lloyd", "tol": 0, "max_iter": 8}
     killer = killing((lambda w: w.point_shards[:1], "iterations", 2))
     tree = grow_on_ray(POINTS, Recipe([60, 10], **how), 2, slices=2, killer=in_a_view(killer))
     assert_equal(tree, HierarchicalKMeans([60, 10], **how).fit(POINTS).tree_, 300)
