@@ -89,6 +89,7 @@ class Run:
 
         grown = grow(workers, self.recipe, keep, checkpoint)
         found = [*leaves]
+        self.notes = [note for level in grown for note in level.notes]
         for level in grown:
             parents = np.empty(0) if level.parents is None else level.parents
             found += [np.concatenate(level.slices), level.sizes, parents, np.asarray(str(level.inertia))]
@@ -193,6 +194,16 @@ def test_a_division_goes_on_from_its_last_iteration(blocks, slices):
     again = run.ticks[run.ticks.index(splitting) :]
     assert next(done for phase, done in again if phase == "iterations") == 3
     assert "seeding" not in [phase for phase, _ in again[: again.index((FIT_DONE, 1))]]
+
+
+def test_what_is_said_of_a_level_is_said_once():
+    """Of one that goes on while it is divided, after its inputs were assigned approximately."""
+    run = Run(blobs(3000, 4, 700), Recipe([1200], split=[2], algorithm="ivf", max_iter=6, tol=0))
+    with pytest.raises(Broken):
+        run.grow(2, until=lambda ticks: ("level 1, splitting", 0) in ticks and ticks[-1] == ("iterations", 2))
+    run.grow(2)
+    assert run.said[-1].startswith("goes on from a checkpoint: level 1, step 1")
+    assert sum("assigned approximately" in note for note in run.notes) == 1
 
 
 @pytest.mark.parametrize("algorithm", ["auto", "lloyd"])
