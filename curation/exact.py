@@ -281,10 +281,15 @@ def limb_sums(
     return out
 
 
-def total(units: NDArray[np.int64]) -> int:
-    """Sum of int64 values as a Python integer, without overflow (two halves of 24 low bits and the rest)."""
-    high = int((units >> 24).sum(dtype=np.int64))
-    return (high << 24) + int((units & 0xFFFFFF).sum(dtype=np.int64))
+def total(units: NDArray[np.int64], weights: NDArray[np.int64] | None = None) -> int:
+    """(Weighted) sum of int64 values as a Python integer, without overflow: 24 bits and the rest apart.
+
+    Weights are of sum at most 2^36.
+    """
+    high, low = units >> 24, units & 0xFFFFFF
+    if weights is not None:
+        return (total(high * weights) << 24) + total(low * weights)
+    return (int(high.sum(dtype=np.int64)) << 24) + int(low.sum(dtype=np.int64))
 
 
 def square_units(squared: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -301,5 +306,4 @@ def inertia_terms(centroids: NDArray[np.float32], sums: NDArray[np.int64], count
             native.products(centroids[span], sums[span], squares[span], high[span], low[span])
 
     each(allowed(), fill, _spans(len(counts), sums.shape[1]))
-    weight = (total((squares >> 24) * counts) << 24) + total((squares & 0xFFFFFF) * counts)
-    return weight - 2 * ((total(high) << 24) + total(low))
+    return total(squares, counts) - 2 * ((total(high) << 24) + total(low))

@@ -138,12 +138,8 @@ class Points:
         """Weighted sum of squared distances or norms, in units of 2^-48."""
         found = 0
         for start in range(0, len(squared), _BLOCK):
-            units = exact.square_units(squared[start : start + _BLOCK])
-            if self.weights is None:
-                found += exact.total(units)
-                continue
-            weights = self.weights[start : start + _BLOCK]
-            found += (int(((units >> 24) * weights).sum()) << 24) + exact.total((units & 0xFFFFFF) * weights)
+            weights = None if self.weights is None else self.weights[start : start + _BLOCK]
+            found += exact.total(exact.square_units(squared[start : start + _BLOCK]), weights)
         return found
 
     def sketched(self, directions: Directions | None, assigner: Assigner, scratch: Path | None) -> Points:
