@@ -112,7 +112,7 @@ def offers(
     points: Points, distances: NDArray[np.float64] | None, salt: int, count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.float64]]:
     """See `curation.block.PointBlock.offer`; `distances` (n,) to the nearest seeds, None before the first."""
-    values = points.draws(salt)
+    values = points.draws(salt, few=distances is None)
     if distances is None:
         distances = np.ones(len(points))
     with np.errstate(divide="ignore"):

@@ -128,6 +128,23 @@ def draws(mixed_keys: NDArray[np.uint64], salt_word: np.uint64) -> NDArray[np.fl
     return out
 
 
+def race(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """-log2(U / 2^53) of draws U (n,) in steps of 2^-32, in whole numbers: the same on every machine.
+
+    The smallest race(U) / w of some points is a single draw in proportion to their weights w, exactly but for
+    the steps (an exponential race), where the smallest U / w favours the heavy ones.
+    """
+    fraction, power = np.frexp(draws)
+    x = (fraction * 2.0**32).astype(np.uint64)  # 1 to 2, in steps of 2^-31
+    bits = np.zeros(len(draws), np.uint64)
+    for _ in range(32):  # a square doubles the logarithm: its next binary digit comes before the point
+        x = (x * x) >> np.uint64(31)
+        digit = x >> np.uint64(32)
+        x >>= digit
+        bits = (bits << np.uint64(1)) | digit
+    return (54.0 - power) * 2.0**32 - bits
+
+
 def order(
     values: NDArray[np.float64], keys: NDArray[np.uint64], groups: NDArray[np.signedinteger] | None = None
 ) -> NDArray[np.int64]:

@@ -126,11 +126,17 @@ class Points:
         weights = None if self.weights is None else self.weights[index]
         return Points(self.rows.select(index), self.keys[index], self.squares[index], weights)
 
-    def draws(self, salt: int) -> NDArray[np.float64]:
-        """Draws (n,), divided by the weights; infinite where a weight is zero."""
+    def draws(self, salt: int, *, few: bool = False) -> NDArray[np.float64]:
+        """Draws (n,), divided by the weights; infinite where a weight is zero.
+
+        Args:
+            salt: Salt of the draw.
+            few: Whether the smallest few decide, or one alone: then they are `chance.race`s.
+        """
         drawn = chance.draws(self.mixed, np.uint64(salt))
         if self.weights is None:
             return drawn
+        drawn = chance.race(drawn) if few else drawn
         with np.errstate(divide="ignore"):
             return drawn / self.weights
 

@@ -94,6 +94,7 @@ class Seeding:
             self._pairs = None
         u = chance.draws(self.mixed, np.uint64(salt))
         if self.weights is not None:
+            u = u if step else chance.race(u)
             with np.errstate(divide="ignore"):
                 u = u / self.weights
         if step == 0:

@@ -78,3 +78,27 @@ def test_the_least_of_a_group_is_the_head_of_its_order(pairs):
     order = chance.order(values, keys, groups)
     head = order[chance.rank_in_group(groups[order]) == 0]
     assert np.array_equal(chance.least(values, keys, groups, 6), head[np.isfinite(values[head])])
+
+
+def test_a_race_is_the_logarithm_of_the_draws_in_whole_steps():
+    draws = np.concatenate([chance.draws(chance.mixed(chance.centroid_keys(1, 50_000)), np.uint64(7)), EDGES])
+    found = chance.race(draws)
+    assert np.array_equal(found, np.rint(found))
+    assert found.min() > 0
+    np.testing.assert_allclose(found / 2.0**32, 53 - np.log2(draws), atol=2.0**-26)
+    descending = np.sort(draws)[::-1]
+    assert (np.diff(chance.race(descending)) >= 0).all()
+
+
+EDGES = np.array([1.0, 3.0, 2.0**52 - 1, 2.0**52 + 1, 2.0**53 - 1])
+
+
+@pytest.mark.parametrize("weights", [[1, 3], [5, 1, 1, 3], [1, 1000]])
+def test_the_winner_of_a_race_is_a_draw_in_proportion_to_the_weights(weights):
+    """Of two of weights 1 and 3 the smallest U / w would take the light one in a sixth of all draws."""
+    mixed = chance.mixed(chance.keys_of(map(str, range(len(weights)))))
+    count = 20_000
+    draws = [chance.draws(mixed, chance.salt(seed, Purpose.FIRST_SEED)) for seed in range(count)]
+    won = np.bincount(np.argmin(chance.race(np.concatenate(draws)).reshape(count, -1) / weights, axis=1))
+    share = np.array(weights) / sum(weights)
+    assert (np.abs(won / count - share) < 4 * np.sqrt(share * (1 - share) / count)).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from curation import CurationError
-from curation.rows import CHUNK_BYTES, Footing, store_smallest
+from curation.rows import CHUNK_BYTES, Footing, ResidentRows, store_smallest
 
 FOOTING = Footing(2**30, 100_000, 256, 1000)
 LARGE = replace(FOOTING, n_points=5_000_000, n_clusters=20_000)
@@ -16,6 +16,21 @@ def test_points_are_resident_where_they_fit():
     everything = 100_000 * 4 * (256 + 48) + FOOTING.fixed  # with their sketch
     assert replace(FOOTING, memory=everything).resident
     assert not replace(FOOTING, memory=everything - 1).resident
+
+
+@pytest.mark.parametrize("dimensions", [256, 64])
+def test_points_of_a_resampling_step_are_held_a_second_time(dimensions):
+    plain = replace(FOOTING, dimensions=dimensions)
+    twice, whole = replace(plain, n_selected=40_000), replace(plain, n_points=140_000)
+    assert twice.whole == whole.whole
+    assert replace(twice, memory=whole.whole).resident
+    assert not replace(twice, memory=whole.whole - 1).resident
+
+
+def test_rows_in_memory_are_whole_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("curation.rows.CHUNK_BYTES", 4 * 6 * 7)
+    assert ResidentRows(WHOLE).whole() is WHOLE
+    assert np.array_equal(store_smallest(chunks(WHOLE), tmp_path, WHOLE.shape, 100).whole(), WHOLE)
 
 
 def test_the_least_memory_is_said_and_will_do():
