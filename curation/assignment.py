@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from curation.assign import Assigner, Centroids
 from curation.candidates import Candidates, Lists
+from curation.kernels.threads import in_runs
 from curation.points import Labels, Partial, Points
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def assigned(
     chunks = points.rows.chunks() if isinstance(candidates, Lists) else points.chunks(assigner)
     for where, rows in chunks:
         if group_of is not None and start is not None:
-            groups = group_of[start[where]]
+            groups = _looked_up(group_of, start[where])
         norms = points.norms(where)
         found = assigner.nearest(rows, norms, centroids, candidates=candidates, groups=groups, seconds=swaps)
         nearest = found.labels
@@ -147,9 +148,22 @@ def moved(own: Labels, dissolved: NDArray[np.bool_] | None) -> NDArray[np.int32]
     """Where points begin to look: at their centroid, or their second where that was dissolved, or nowhere."""
     if dissolved is None or own.second is None:
         return own.first
-    start = np.where(dissolved[own.first], own.second, own.first)
-    gone = (start < 0) | dissolved[start]
-    return np.where(gone, np.int32(-1), start)
+    first, second, gone = own.first, own.second, dissolved
+    out = np.empty(len(first), np.int32)
+
+    def fill(run: slice) -> None:
+        start = np.where(gone[first[run]], second[run], first[run])
+        out[run] = np.where((start < 0) | gone[start], np.int32(-1), start)
+
+    in_runs(len(out), fill)
+    return out
+
+
+def _looked_up(table: NDArray[np.int32], index: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Entries (n,) of a table."""
+    out = np.empty(len(index), np.int32)
+    in_runs(len(out), lambda run: np.take(table, index[run], out=out[run], mode="wrap"))
+    return out
 
 
 def _nearer(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from curation import chance, exact
 from curation.assign import Assigner, Centroids, as_array
+from curation.kernels.threads import in_runs
 from curation.merits import JUDGES
 from curation.nearer import attract
 from curation.points import Labels, Points
@@ -115,11 +116,16 @@ def offers(
     values = points.draws(salt, few=distances is None)
     if distances is None:
         distances = np.ones(len(points))
-    with np.errstate(divide="ignore"):
-        values = values / distances
+    in_runs(len(values), partial(_divide, values, distances))
     index = chance.smallest(values, points.keys, count)
     index = index[np.isfinite(values[index])]
     return values[index], points.keys[index], distances[index]
+
+
+def _divide(values: NDArray[np.float64], distances: NDArray[np.float64], run: slice) -> None:
+    """Values over distances of a run of points, in place."""
+    with np.errstate(divide="ignore"):
+        np.divide(values[run], distances[run], out=values[run])
 
 
 def attracted(
@@ -140,9 +146,21 @@ def attracted(
             continue
         found = assigner.nearest(rows, points.norms(where), centroids).labels
         squared = assigner.squared_distances(rows, centroids, found)
-        np.copyto(labels[where], found + np.int32(offset), where=squared < distances[where])
-        np.minimum(distances[where], squared, out=distances[where])
+        in_runs(len(found), partial(_nearer, found, squared, offset, labels[where], distances[where]))
     return Labels(labels), distances
+
+
+def _nearer(
+    found: NDArray[np.int32],
+    squared: NDArray[np.float64],
+    offset: int,
+    labels: NDArray[np.int32],
+    distances: NDArray[np.float64],
+    run: slice,
+) -> None:
+    """Labels and distances of a run of points, changed in place where what was found is nearer."""
+    np.copyto(labels[run], found[run] + np.int32(offset), where=squared[run] < distances[run])
+    np.minimum(distances[run], squared[run], out=distances[run])
 
 
 def thinned(

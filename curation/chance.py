@@ -18,13 +18,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curation.kernels.threads import allowed, each
+from curation.kernels.threads import allowed, each, in_runs
 
 KEY_BYTES = 16
 
 _MANY = 2**17  # ids from which on a loop of their own hashes them
-_BLOCK = 2**16  # draws at a time: what hashing makes on the way stays in cache
-_ALONE = 8  # such blocks are drawn by one thread: waking others takes as long
+_SORTED_ALONE = 2**20  # hashes up to which one thread sorts them all
 
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -108,23 +107,24 @@ def salt(seed: int, purpose: Purpose, *place: int) -> np.uint64:
 
 def mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Both words of every key folded into one, shape (n,): what `draws` takes, computed once a block."""
-    return splitmix64(keys[:, 0]) ^ keys[:, 1]
+    out = np.empty(len(keys), np.uint64)
+
+    def fill(run: slice) -> None:
+        out[run] = splitmix64(keys[run, 0]) ^ keys[run, 1]
+
+    in_runs(len(out), fill)
+    return out
 
 
 def draws(mixed_keys: NDArray[np.uint64], salt_word: np.uint64) -> NDArray[np.float64]:
     """U for every key: an odd 53-bit integer in float64, shape (n,)."""
     out = np.empty(len(mixed_keys))
 
-    def fill(starts: Iterator[int]) -> None:
-        for start in starts:
-            h = splitmix64(mixed_keys[start : start + _BLOCK] ^ salt_word)
-            out[start : start + _BLOCK] = (h >> np.uint64(12)) * np.uint64(2) + np.uint64(1)
+    def fill(run: slice) -> None:
+        h = splitmix64(mixed_keys[run] ^ salt_word)
+        out[run] = (h >> np.uint64(12)) * np.uint64(2) + np.uint64(1)
 
-    starts = range(0, len(out), _BLOCK)
-    if len(starts) <= _ALONE:
-        fill(iter(starts))
-    else:
-        each(allowed(), fill, starts)
+    in_runs(len(out), fill)
     return out
 
 
@@ -151,6 +151,28 @@ def order(
     """Indices that sort by (group, value, key): a total order, since keys differ."""
     columns = (keys[:, 1], keys[:, 0], values)
     return np.lexsort(columns if groups is None else (*columns, groups))
+
+
+def by_word(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Indices (n,) that sort hashes (n,), the earlier of equals first.
+
+    Hashes are spread evenly, so those that begin with the same byte are sorted apart: they fit a core's
+    cache, and threads share them.
+    """
+    words = np.ascontiguousarray(words)
+    if len(words) <= _SORTED_ALONE:
+        return np.argsort(words, kind="stable")
+    heads = (words >> np.uint64(56)).astype(np.uint8)
+    edges = np.concatenate([[0], np.cumsum(np.bincount(heads, minlength=256))])
+    out: NDArray[np.int64] = np.argsort(heads, kind="stable")
+
+    def sort(numbers: Iterator[int]) -> None:
+        for head in numbers:
+            mine = out[edges[head] : edges[head + 1]]
+            mine[:] = mine[np.argsort(words[mine], kind="stable")]
+
+    each(allowed(), sort, range(256))
+    return out
 
 
 def smallest(values: NDArray[np.float64], keys: NDArray[np.uint64], m: int) -> NDArray[np.int64]:

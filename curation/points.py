@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from curation import chance, exact
 from curation.assign import Assigner, Centroids
+from curation.kernels.threads import in_runs
 from curation.rows import ResidentRows, Rows, StoredRows, store
 
 if TYPE_CHECKING:
@@ -109,7 +110,10 @@ class Points:
 
     def norms(self, where: slice) -> NDArray[np.float64]:
         """Euclidean norms of a chunk."""
-        return np.sqrt(self.squares[where])
+        squares = self.squares[where]
+        out = np.empty(len(squares))
+        in_runs(len(out), lambda run: np.sqrt(squares[run], out=out[run]))
+        return out
 
     @cached_property
     def mixed(self) -> NDArray[np.uint64]:
@@ -119,7 +123,7 @@ class Points:
     @cached_property
     def by_key(self) -> NDArray[np.int64]:
         """Indices (n,) in the order of the keys' first words."""
-        return np.argsort(self.keys[:, 0], kind="stable")
+        return chance.by_word(self.keys[:, 0])
 
     def select(self, index: NDArray[np.int64]) -> Points:
         """Some of the points, by ascending index."""

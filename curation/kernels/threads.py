@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
+
+_RUN = 1 << 16  # elements: what is made of a run on the way stays in a core's cache
+_ALONE = 8  # runs that one thread takes: waking others takes as long
 
 
 def allowed() -> int:
@@ -45,6 +48,23 @@ def each(threads: int, work: Callable[[Iterator[T]], None], items: Iterable[T]) 
         shared = _Shared(items)
         for done in [_pool(threads).submit(alone, shared) for _ in range(threads)]:
             done.result()
+
+
+def in_runs(n: int, work: Callable[[slice], Any]) -> None:
+    """Has `work` done for every run of n elements, by threads where there are many.
+
+    For what NumPy does element by element, where one core takes a tenth of a second for 10 million.
+    """
+    starts = range(0, n, _RUN)
+    if len(starts) <= _ALONE:
+        work(slice(0, n))
+        return
+
+    def some(mine: Iterator[int]) -> None:
+        for start in mine:
+            work(slice(start, min(n, start + _RUN)))
+
+    each(allowed(), some, starts)
 
 
 class _Shared(Iterator[T]):

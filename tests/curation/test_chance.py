@@ -102,3 +102,13 @@ def test_the_winner_of_a_race_is_a_draw_in_proportion_to_the_weights(weights):
     won = np.bincount(np.argmin(chance.race(np.concatenate(draws)).reshape(count, -1) / weights, axis=1))
     share = np.array(weights) / sum(weights)
     assert (np.abs(won / count - share) < 4 * np.sqrt(share * (1 - share) / count)).all()
+
+
+def test_hashes_are_sorted_the_same_by_many(monkeypatch):
+    words = np.random.default_rng(0).integers(0, 2**64, 5000, np.uint64)
+    words[::7] = words[0]
+    words[::5] >>= np.uint64(40)  # most of them in one share
+    expected = np.argsort(words, kind="stable")
+    monkeypatch.setattr(chance, "_SORTED_ALONE", 10)
+    assert np.array_equal(chance.by_word(words), expected)
+    assert chance.by_word(words[:0]).shape == (0,)

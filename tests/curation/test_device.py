@@ -59,6 +59,17 @@ def test_the_fused_kernel_takes_the_same_path():
     assert_same(blobs(300, 20, 40), 33, assigner=Assigner(device=ON[1]), max_iter=3)
 
 
+@pytest.mark.parametrize("assigner", [Assigner(), TORCH])
+def test_what_is_done_element_by_element_may_be_shared_out(monkeypatch, assigner):
+    points = halfway(3000, 150, 900)
+    plain = KMeans(600, max_iter=4).fit(points)
+    monkeypatch.setattr("curation.kernels.threads._RUN", 97)
+    monkeypatch.setattr("curation.kernels.threads._ALONE", 0)
+    shared = KMeans(600, max_iter=4, assigner=assigner).fit(points)
+    assert np.array_equal(plain.labels_, shared.labels_)
+    assert np.array_equal(plain.cluster_centers_, shared.cluster_centers_)
+
+
 @pytest.mark.slow
 def test_the_fused_kernel_takes_the_path_of_many_clusters():
     """A sketch, candidates, merits and swaps; the interpreter takes minutes."""
