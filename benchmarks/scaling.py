@@ -22,6 +22,7 @@ from typing import Any
 from benchmarks import cells
 from benchmarks.cases import mixture
 from benchmarks.cells import Cell
+from benchmarks.kmeans import WARM_UP
 from benchmarks.tables import table
 from curation import KMeans
 
@@ -35,9 +36,10 @@ _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of getrusage
 
 
 def measure(n: int, k: int, threads: int, seed: int) -> dict[str, Any]:
-    """Clusters n points, after a few that warm up: seconds, and bytes resident at most."""
+    """Clusters n points, after some that warm up: seconds, and bytes resident at most."""
     rows, _ = mixture(n, WIDTH, seed)
-    KMeans(20, random_state=seed).fit(rows[:2000])
+    warm_rows, warm_clusters = WARM_UP
+    KMeans(min(k, warm_clusters), random_state=seed, max_iter=4).fit(rows[:warm_rows])
     before = _peak()
     start = time.perf_counter()
     fitted = KMeans(k, random_state=seed).fit(rows)
