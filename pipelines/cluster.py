@@ -106,6 +106,7 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
         "clusters": [len(level.sizes) for level in grown],
         "asked": list(recipe.n_clusters),
         "inertia": grown[0].inertia / exact.SQUARE_UNIT * 4.0**exponent,
+        "grid_exponent": exponent,
         "shards": n_shards,
         "regrouped": regrouped,
         "files": {

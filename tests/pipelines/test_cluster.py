@@ -70,6 +70,7 @@ def test_the_stages_give_what_the_library_gives(tmp_path, shards, distance, repe
     told = sample(asked, store, progress)
     twin = HierarchicalKMeans(LEVELS, max_iter=10, resample_steps=2, distance=distance, random_state=4)
     tree = twin.fit(POINTS, ids=ids).tree_
+    assert counts["grid_exponent"] == twin._grid.exponent
     for number, level in enumerate(tree.levels, start=1):
         table = whole(store, f"tree/level-{number}/centroids")
         assert np.array_equal(table["cluster"].to_numpy(), np.arange(len(level)))
