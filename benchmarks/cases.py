@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.features import minilm, mobilenet, read
+from benchmarks.features import minilm, mobilenet, payloads, read
 
 CACHE = Path(tempfile.gettempdir()) / "evenset-cases"
 _ROWS = 20_000  # generated at a time
@@ -144,12 +144,12 @@ def noise(n: int, d: int, seed: int) -> Pool:
 
 def pictures(n: int, d: int, cache: Path) -> Pool:
     """Evenly chosen pictures of CIFAR-10 as ImageNet's MobileNetV2 sees them, and their classes."""
-    return _features("cifar10.parquet", "image", n, d, lambda payloads: mobilenet(cache, payloads))
+    return _features("cifar10.parquet", "image", n, d, lambda pictures: mobilenet(cache, pictures))
 
 
 def posts(n: int, d: int, cache: Path) -> Pool:
     """Evenly chosen posts of 20 Newsgroups, without headers, as all-MiniLM-L6-v2 sees them; their topics."""
-    return _features("newsgroups20.parquet", "text", n, d, lambda payloads: minilm(cache, payloads))
+    return _features("newsgroups20.parquet", "text", n, d, lambda posts: minilm(cache, posts))
 
 
 GENERATED: dict[str, Callable[[int, int, int], Pool]] = {
@@ -211,9 +211,9 @@ def _features(
     file: str, column: str, n: int, d: int, embed: Callable[[list[bytes]], NDArray[np.float16]]
 ) -> Pool:
     """Features (n, d) of evenly chosen rows of a Parquet file with the columns id, label and `column`."""
-    _, payloads, classes, _ = read(file, column)
-    chosen = np.arange(n) * len(payloads) // n
-    rows = embed([payloads[row] for row in chosen]).astype(np.float32)
+    table, classes, _ = read(file, column)
+    chosen = np.arange(n) * len(table) // n
+    rows = embed(payloads(table[column].take(chosen))).astype(np.float32)
     if rows.shape != (n, d):
         raise ValueError(f"{file}: features of shape {rows.shape}, not {(n, d)}")
     return rows, classes[chosen].astype(np.int32)

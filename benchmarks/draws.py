@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation import chance
-from curation.assign import Assigner
-from curation.block import PointBlock
 from curation.errors import CurationError
 from curation.hierarchy import Grown, grow
-from curation.inputs import check_points, grid_rows, point_keys
+from curation.inputs import held
 from curation.recipe import Recipe
 from curation.sampling import flat_top_budgets, leaf_candidates, preferences
 from curation.tree import Leaves, Level, Tree
@@ -54,10 +52,8 @@ def trees(
         raise CurationError(f"the recipes do not share level 1: {recipes}")
     if recipes[0].points_of(1, len(embeddings)):
         raise CurationError("level 1 is resampled; set its resample points to 0 to share it")
-    rows, grid = grid_rows(embeddings, recipes[0].distance)
-    keys = point_keys(len(rows), ids)
-    workers = _OnceClustered([PointBlock(rows, keys, Assigner())])
-    check_points(workers, grid.exponent, recipes[0].distance, lambda: grid.rounding(embeddings))
+    one, grid = held(embeddings, recipes[0].distance, ids)
+    workers, keys = _OnceClustered(one.blocks), one.blocks[0].everything.keys
     saved: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
 
     def save(leaves: Grown) -> None:
@@ -69,7 +65,7 @@ def trees(
 
     grown = [grow(workers, recipe, save) for recipe in recipes]
     clusters, distances = saved[0]
-    pool = Leaves(np.arange(len(rows)), keys, clusters, grid.decode_squared(distances).astype(np.float32))
+    pool = Leaves(np.arange(len(keys)), keys, clusters, grid.decode_squared(distances).astype(np.float32))
     return [
         Tree([Level(g.sizes, g.parents, grid.decode(np.concatenate(g.slices))) for g in levels], (), pool)
         for levels in grown

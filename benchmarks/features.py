@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
@@ -139,12 +140,16 @@ def without_headers(post: bytes) -> str:
     return post.decode("utf-8", errors="replace").partition("\n\n")[2].strip()
 
 
-def read(file: str, column: str) -> tuple[list[str], list[bytes], NDArray[np.int64], int]:
-    """Ids, payloads, classes (n,) and their number, of a Parquet file with columns id, label and `column`."""
+def read(file: str, column: str) -> tuple[pa.Table, NDArray[np.int64], int]:
+    """A Parquet file with the columns id, label and `column`, the classes (n,) of its rows, and how many."""
     table = pq.read_table(data_folder() / file, columns=["id", "label", column])
     names, classes = np.unique(np.asarray(table["label"].to_pylist()), return_inverse=True)
-    payloads = [p.encode() if isinstance(p, str) else p for p in table[column].to_pylist()]
-    return table["id"].to_pylist(), payloads, classes, len(names)
+    return table, classes, len(names)
+
+
+def payloads(column: pa.ChunkedArray) -> list[bytes]:
+    """Bytes or texts as bytes."""
+    return [p.encode() if isinstance(p, str) else p for p in column.to_pylist()]
 
 
 def _pool(
@@ -155,10 +160,10 @@ def _pool(
     embed: Callable[[list[bytes]], NDArray[np.float16]],
 ) -> LabelledPool:
     """A thinned pool of a Parquet file."""
-    ids, payloads, classes, count = read(file, column)
+    table, classes, count = read(file, column)
     rows = zipf_thinned(classes, 1.2, seed, most)
-    embeddings = embed([payloads[row] for row in rows])
-    return LabelledPool([ids[row] for row in rows], classes[rows], count, embeddings)
+    thinned = table.take(rows)
+    return LabelledPool(thinned["id"].to_pylist(), classes[rows], count, embed(payloads(thinned[column])))
 
 
 def cached(

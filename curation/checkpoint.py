@@ -135,8 +135,7 @@ class Checkpoint:
         """
         path = f"{self.folder}/{HEADER}"
         if self.files.exists(path):
-            header = json.loads(self.files.read_bytes(path))
-            self._levels, self._step, self._fit = header["levels"], header["step"], header["fit"]
+            self._take(json.loads(self.files.read_bytes(path)))
         self._entered, self._last = None, time.monotonic()
 
     # --- taking up --------------------------------------------------------------------------
@@ -152,7 +151,7 @@ class Checkpoint:
             header = json.loads(self.files.read_bytes(path))
             why = self._altered(header, path) or self._differs(header["basis"], path)
             if not why:
-                self._levels, self._step, self._fit = header["levels"], header["step"], header["fit"]
+                self._take(header)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = f"{path} is damaged ({error!r})"
         why = why or self._damage(workers)  # what fails there says nothing against the checkpoint
@@ -166,6 +165,9 @@ class Checkpoint:
         """Deletes it."""
         self._levels, self._step, self._fit, self._entered = [], None, None, None
         self.files.delete(self.folder)
+
+    def _take(self, header: dict[str, Any]) -> None:
+        self._levels, self._step, self._fit = header["levels"], header["step"], header["fit"]
 
     def _altered(self, header: dict[str, Any], path: str) -> str:
         """What is wrong with a header that is not as it was written; formats before 4 have no hash of it."""

@@ -19,6 +19,7 @@ from curation.descent import FEW
 from curation.fit import INTERMEDIATE_ITERATIONS, SPARSE, is_small
 from curation.merits import FEW_JUDGES, JUDGES
 from curation.neighbours import GROUP, NEAR_GROUPS
+from curation.seeding import candidates_per_step
 
 if TYPE_CHECKING:
     from curation.descent import Plan
@@ -203,23 +204,19 @@ def neighbour_work(k: int, d: int) -> float:
 
 
 def _start(n: int, d: int, k: int, plan: Plan) -> Work:
+    drawn = candidates_per_step(k)
     if plan.init == "k-means++":  # each step reads all rows for its few candidates
-        drawn = 2 + int(math.log(k))
         return Work(scanned=float(n) * k * drawn, read=float(n) * k, updated=float(n) * k, rounds=2 * k)
     if plan.algorithm != "lloyd" and is_small(n, d, k):
-        return Work(scanned=float(n) * k * (2 + int(math.log(k))), read=float(n) * k, rounds=k)
+        return Work(scanned=float(n) * k * drawn, read=float(n) * k, rounds=k)
     sizes = _batch_sizes(k)
     totals = itertools.accumulate(sizes)
     judges = FEW_JUDGES if plan.intermediate else JUDGES
     pairs = [OVERDRAW * size * min(n, judges * total) for size, total in zip(sizes, totals, strict=True)]
     judged = float(sum(pairs[1:]))  # nobody judges the first
     rounds = Work(rounds=5 * len(sizes))
-    if (
-        plan.algorithm == "lloyd"
-        or k <= FEW
-        or not sketch.pays(d)
-        or (n < SPARSE * k and not plan.intermediate)
-    ):
+    sparse = n < SPARSE * k and not plan.intermediate
+    if plan.algorithm == "lloyd" or k <= FEW or not sketch.pays(d) or sparse:
         return rounds + Work(scanned=float(n) * k + judged, read=len(sizes) * n, updated=n)
     # the seeds attract points, and most often their means once more
     return rounds + far_work(n, d, k, plan) * (1 if plan.intermediate else 2) + Work(sketched=judged)
@@ -249,9 +246,8 @@ def level_work(recipe: Recipe, level: int, n: int, d: int) -> Work:
     if not points:
         return work + fit_work(n, d, k, recipe.plan)
     taken = min(n, points * k)
-    work += (
-        fit_work(n, d, k, recipe.intermediate) + _reassignment(n, d, k, recipe.plan) * recipe.resample_steps
-    )
+    work += fit_work(n, d, k, recipe.intermediate)
+    work += _reassignment(n, d, k, recipe.plan) * recipe.resample_steps
     work += fit_work(taken, d, k, recipe.intermediate) * (recipe.resample_steps - 1)
     return work + fit_work(taken, d, k, recipe.plan)
 

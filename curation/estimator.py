@@ -18,6 +18,7 @@ from curation.inputs import unit_rows
 FLOATS = [np.float64, np.float32, np.float16]
 _FAR = 60  # powers of two beyond the grid at which squares still fit float32
 _EXACT = 4.0  # norm on the grid up to which squared distances are exact in float64
+_SCORES = 1 << 22  # float64 scores in hand: 32 MB
 
 
 def _labels_from_afar(rows: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int32]:
@@ -25,20 +26,33 @@ def _labels_from_afar(rows: NDArray[np.float32], centroids: NDArray[np.float32])
 
     By |c|^2 / 2 - x.c, in float64 where that is clear, and in Python's integers where it is not.
     """
-    wide, unit = centroids.astype(np.float64), int(exact.UNIT)
+    wide = centroids.astype(np.float64)
     half = (wide * wide).sum(axis=1) / 2
     # more than the error of a product of d terms and a sum, twice
-    reach = (len(wide[0]) + 8) * 2.0**-51 * np.sqrt(half.max(initial=0.0))
+    reach = (wide.shape[1] + 8) * 2.0**-51 * np.sqrt(half.max(initial=0.0))
     labels = np.empty(len(rows), np.int32)
-    for i, row in enumerate(rows.astype(np.float64)):
-        scores = half - wide @ row
-        close = np.flatnonzero(scores <= scores.min() + reach * (np.linalg.norm(row) + 1))
-        steps = [int(value * unit) for value in row]
-        exactly = []
-        for centroid in (wide[close] * unit).astype(np.int64).tolist():
-            exactly.append(sum(c * (c - 2 * x) for c, x in zip(centroid, steps, strict=True)))
-        labels[i] = close[exactly.index(min(exactly))]
+    step = max(1, _SCORES // len(wide))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step].astype(np.float64)
+        scores = half - part @ wide.T
+        limits = scores.min(axis=1) + reach * (np.linalg.norm(part, axis=1) + 1)
+        close = scores <= limits[:, None]
+        labels[start : start + step] = close.argmax(axis=1)
+        for i in np.flatnonzero(close.sum(axis=1) > 1):
+            labels[start + i] = _exactly_nearest(part[i], wide, np.flatnonzero(close[i]))
     return labels
+
+
+def _exactly_nearest(
+    row: NDArray[np.float64], centroids: NDArray[np.float64], some: NDArray[np.int64]
+) -> int:
+    """The first of the nearest among some centroids, in integers of grid steps."""
+    x = [int(value * exact.UNIT) for value in row]
+    scores = [
+        sum(c * (c - 2 * v) for c, v in zip(centroid, x, strict=True))
+        for centroid in (centroids[some] * exact.UNIT).astype(np.int64).tolist()
+    ]
+    return int(some[scores.index(min(scores))])
 
 
 class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]

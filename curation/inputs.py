@@ -42,13 +42,15 @@ def check_points(workers: Workers, exponent: int, distance: Distance, rounding: 
     # n^2 times the variance, an exact integer
     spread = float(weight * squares - int(np.dot(sums, sums))) ** 0.5 / weight  # in steps
     scale, instead = 2.0**exponent, "" if distance == "cosine" else ", or cluster with distance='cosine'"
-    if sum(about.short for about in told) * 2 > count and rounding() > 0:
+    close = SHORT * exact.UNIT
+    short, near = sum(about.short for about in told) * 2 > count, 0 < spread < close
+    lost = rounding() if short or near else 0.0
+    if short and lost > 0:
         raise CurationError(
             f"the longest embedding has a norm of about {scale:.2g}, and more than half of them are shorter "
             f"than {scale * SHORT:.2g}: too short to tell apart beside it; remove the outliers{instead}"
         )
-    close = SHORT * exact.UNIT
-    if 0 < spread < close and close * (rounding() / count) ** 0.5 > spread:
+    if near and close * (lost / count) ** 0.5 > spread:
         raise CurationError(
             f"the points spread by {spread / exact.UNIT * scale:.2g} around their mean but lie up to "
             f"{scale:.2g} from the origin, too far to tell them apart exactly: subtract their mean first"

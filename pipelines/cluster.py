@@ -215,9 +215,8 @@ class _Work:
                 raise RunError(refusal)
             folder = str(scratch / digest([self.basis, store.url, mine]))
             readers.append(PoolRows(store, mine, counts, self.exponent, cosine, held, folder, here))
-        kept = {
-            Path(reader.folder) for reader in readers
-        }  # not a killed run's, of which others are of no use
+        # what a killed run has left to other shards is of no use
+        kept = {Path(reader.folder) for reader in readers}
         if store.local:
             delete_here(scratch, kept)
         else:

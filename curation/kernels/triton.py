@@ -111,12 +111,7 @@ def tuned(width: int, device: torch.device) -> Tile:
     """
     count = 4 * 128 * int(torch.cuda.get_device_properties(device).multi_processor_count)
     trial = _Trial(width, count, device)
-    times: dict[Tile, float] = {}
-    for tile in (*tiles(width), _least(width)):
-        try:
-            times[tile] = triton.testing.do_bench(partial(trial.run, tile), warmup=5, rep=20)
-        except OutOfResources:
-            continue  # a GPU with less shared memory than those that the list was made for
+    times = trial.seconds(tiles(width)) or trial.seconds([_least(width)])
     if not times:
         raise _no_room(width, device)
     return min(times, key=lambda tile: times[tile])
@@ -149,6 +144,16 @@ class _Trial:
     def run(self, tile: Tile, some: Spans | None = None) -> None:
         """Finds the nearest of all rows, or of those of some spans."""
         _nearest(tile, tile, self.rows, self.centroids, some, self.scores, self.labels)
+
+    def seconds(self, tiles: list[Tile]) -> dict[Tile, float]:
+        """What scans of all rows take with the tiles that the GPU has room for."""
+        times: dict[Tile, float] = {}
+        for tile in tiles:
+            try:
+                times[tile] = triton.testing.do_bench(partial(self.run, tile), warmup=5, rep=20)
+            except OutOfResources:
+                continue  # less shared memory than the list was made for
+        return times
 
 
 def _nearest(

@@ -15,13 +15,15 @@ from tests.curation.pools import blobs
 
 def slow_seeds(points, keys, n_clusters, place, weights):
     """Rows of the seeds, in Python integers where it counts."""
+    each = np.ones(len(points), np.int64) if weights is None else weights
 
     def drawn(number, left, count):
         purpose = chance.Purpose.SEED_CANDIDATES if number else chance.Purpose.FIRST_SEED
         salt = np.uint64(chance.salt(place[0], purpose, *place[1:], number))
         with np.errstate(divide="ignore"):
             u = chance.draws(chance.mixed(keys), salt)
-            values = (u if number or weights.max() == 1 else chance.race(u)) / weights / left
+            u = u if number or weights is None else chance.race(u)
+            values = u / each / left
         return np.lexsort((keys[:, 1], keys[:, 0], values))[:count]
 
     units = squared(points, points) * 2.0**48
@@ -30,7 +32,7 @@ def slow_seeds(points, keys, n_clusters, place, weights):
     for number in range(1, n_clusters):
         candidates = drawn(number, left / 2.0**48, candidates_per_step(n_clusters))
         lower = [np.maximum(left - units[:, i], 0) for i in candidates]
-        gains = [sum(int(w) * int(g) for w, g in zip(weights, column, strict=True)) for column in lower]
+        gains = [sum(int(w) * int(g) for w, g in zip(each, column, strict=True)) for column in lower]
         seeds.append(int(candidates[gains.index(max(gains))]))
         left = np.minimum(left, units[:, seeds[-1]])
     return seeds
@@ -43,9 +45,9 @@ def test_seeds_are_those_of_a_slow_twin(random_state, scores, weighted, blocks, 
     monkeypatch.setattr("curation.seeding._SCORES", scores)
     points = exact.Grid(2).encode(blobs(300, 3, 12))
     keys = keys_of(str(i) for i in range(300))
-    weights = np.random.default_rng(1).integers(0, 5, 300) if weighted else np.ones(300, np.int64)
+    weights = np.random.default_rng(1).integers(0, 5, 300) if weighted else None
     parts = [
-        PointBlock(points[part], keys[part], weights=weights[part] if weighted else None)
+        PointBlock(points[part], keys[part], weights=None if weights is None else weights[part])
         for part in np.array_split(np.arange(300), blocks)
     ]
     place = (random_state, 1, 0)
