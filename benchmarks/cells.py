@@ -158,12 +158,16 @@ def run(asked: argparse.Namespace, cells: Iterable[Cell]) -> int:
     if asked.report:
         return 0
     results, cells, again = results_file(asked), list(cells), set(asked.again)
-    known = {value for cell in cells for value in cell.key.values() if isinstance(value, str)} | {"all"}
-    if unknown := again - known:
+    names = [{value for value in cell.key.values() if isinstance(value, str)} for cell in cells]
+    if unknown := again - (known := {"all"}.union(*names)):
         there = ", ".join(sorted(known))
         raise SystemExit(f"--again {','.join(sorted(unknown))}: no such cell; there are {there}")
     have = {_name(line["cell"]) for line in read(results)}
-    wanted = [c for c in cells if _name(c.key) not in have or "all" in again or again & {*c.key.values()}]
+    wanted = [
+        cell
+        for cell, mine in zip(cells, names, strict=True)
+        if _name(cell.key) not in have or again & (mine | {"all"})
+    ]
     failed = 0
     for number, cell in enumerate(wanted, 1):
         print(f"[{number}/{len(wanted)}] {cell}", end=" ", file=sys.stderr, flush=True)

@@ -82,7 +82,8 @@ class Assigner:
         matmul: Route of the float32 product, one of `curation.kernels.cpu.ROUTES`; "auto": the fastest.
         tile: Rows a tile; 0 chooses the number whose scores fit the cache.
         recheck: Settle close calls in float64. Off, labels depend on tiles and threads: for tests alone.
-        threads: Threads; 0 takes as many as the process may use.
+        threads: Threads of products, distances and sums; 0 takes as many as the process may use, as does
+            what else is done point by point.
         device: Where it computes, see `curation.device.find`: "cpu", "cuda" or "auto".
     """
 

@@ -127,63 +127,63 @@ class Checkpoint:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "say": _quiet}
 
-    def rejoin(self) -> None:
+    def rejoin(self, workers: Workers) -> None:
         """In the process of a worker that conducts a level by itself: what was written last, and the clock.
 
         A worker that was killed is given the checkpoint as it was when it first began, and files that this
-        one names may be gone.
+        one names may be gone. Where what was written last cannot be used, the level begins anew.
         """
-        path = f"{self.folder}/{HEADER}"
-        if self.files.exists(path):
-            self._take(json.loads(self.files.read_bytes(path)))
         self._entered, self._last = None, time.monotonic()
+        if self.files.exists(self._path) and (self._read() or self._damage(workers, self._step, self._fit)):
+            self._step = self._fit = None
 
     # --- taking up --------------------------------------------------------------------------
 
     def open(self, workers: Workers) -> None:
         """Reads what is there; what cannot be used is named, and deleted."""
-        path = f"{self.folder}/{HEADER}"
         self._entered = None
-        if not self.files.exists(path):
+        if not self.files.exists(self._path):
             self.clear()
-            return
-        try:
-            header = json.loads(self.files.read_bytes(path))
-            why = self._altered(header, path) or self._differs(header["basis"], path)
-            if not why:
-                self._take(header)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            why = f"{path} is damaged ({error!r})"
-        why = why or self._damage(workers)  # what fails there says nothing against the checkpoint
-        if why:
+        elif why := self._read() or self._damage(workers, self._levels, self._step, self._fit):
             self.say(f"the checkpoint is not used: {why}; the fit starts afresh")
             self.clear()
-            return
-        self.say(f"goes on from a checkpoint: {self._where()}")
+        else:
+            self.say(f"goes on from a checkpoint: {self._where()}")
 
     def clear(self) -> None:
         """Deletes it."""
         self._levels, self._step, self._fit, self._entered = [], None, None, None
         self.files.delete(self.folder)
 
-    def _take(self, header: dict[str, Any]) -> None:
-        self._levels, self._step, self._fit = header["levels"], header["step"], header["fit"]
+    @property
+    def _path(self) -> str:
+        return f"{self.folder}/{HEADER}"
 
-    def _altered(self, header: dict[str, Any], path: str) -> str:
+    def _read(self) -> str:
+        """Takes up the header that is there; says why, where it cannot."""
+        try:
+            header = json.loads(self.files.read_bytes(self._path))
+            if not (why := self._altered(header) or self._differs(header["basis"])):
+                self._levels, self._step, self._fit = header["levels"], header["step"], header["fit"]
+            return why
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            return f"{self._path} is damaged ({error!r})"
+
+    def _altered(self, header: dict[str, Any]) -> str:
         """What is wrong with a header that is not as it was written; formats before 4 have no hash of it."""
         known = header.get(DIGEST)
         if known == _digest_of(header) or (known is None and header["basis"]["format"] != FORMAT):
             return ""
-        return f"{path} is damaged: its content is not what was written"
+        return f"{self._path} is damaged: its content is not what was written"
 
-    def _differs(self, basis: dict[str, Any], path: str) -> str:
+    def _differs(self, basis: dict[str, Any]) -> str:
         names = (n for n in sorted(basis.keys() | self.basis.keys()) if basis.get(n) != self.basis.get(n))
         others = ", ".join(names)
-        return f"{path} belongs to another fit, with another {others}" if others else ""
+        return f"{self._path} belongs to another fit, with another {others}" if others else ""
 
-    def _damage(self, workers: Workers) -> str:
-        """What is wrong with its arrays, which the workers read."""
-        names = sorted(_names([self._levels, self._step, self._fit]))
+    def _damage(self, workers: Workers, *kept: Any) -> str:
+        """What is wrong with arrays that are named, which the workers read; nothing of it is the header's."""
+        names = sorted(_names(list(kept)))
         blocks = len(workers.nobody())
         own = [names[i::blocks] for i in range(blocks)]
         return next(filter(None, workers.ask("check", self.files, self.folder, own=own)), "")
@@ -335,7 +335,7 @@ class Checkpoint:
             }
         header = {"basis": self.basis, "levels": self._levels, "step": self._step, "fit": self._fit}
         header[DIGEST] = _digest_of(header)
-        self.files.write_bytes(f"{self.folder}/{HEADER}", json.dumps(header, indent=1).encode())
+        self.files.write_bytes(self._path, json.dumps(header, indent=1).encode())
         wanted = _names([self._levels, self._step, self._fit])
         for path in self.files.list(self.folder, ".npy"):
             if path.rsplit("/", 1)[-1] not in wanted:

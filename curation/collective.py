@@ -24,12 +24,14 @@ from curation.errors import WorkerRestartedError
 from curation.points import Partial
 
 if TYPE_CHECKING:
-    from curation.shards import Ticket
+    from curation.actors import Ticket
 
 Backend = Literal["nccl", "gloo"]
 
 _TIMEOUT = timedelta(minutes=10)
 """A shard that is silent for so long is given up: more than a pass over its points takes."""
+_MEETING = timedelta(minutes=1)
+"""For so long the others knock where rank 0 has said that it listens."""
 
 
 class Group:
@@ -56,8 +58,8 @@ class Group:
         self.number, self.rank, self.size, self.done = number, rank, size, 0
         self.device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else "cpu"
         self._open = True
-        here = store or TCPStore(*address, is_master=False, timeout=_TIMEOUT)
         try:
+            here = store or TCPStore(*address, is_master=False, timeout=_MEETING)
             dist.init_process_group(backend, store=here, rank=rank, world_size=size, timeout=_TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise WorkerRestartedError(f"the shards could not meet: {error}") from error

@@ -1,5 +1,7 @@
 """What `curation` raises when a request cannot be met."""
 
+from __future__ import annotations
+
 
 class CurationError(ValueError):
     """A request that cannot be met: the message names the thing, the value and the way out."""
@@ -16,6 +18,9 @@ class UnfitRowError(CurationError):
     def __init__(self, row: int, why: str) -> None:
         super().__init__(f"row {row} {why}")
         self.row, self.why = row, why
+
+    def __reduce__(self) -> tuple[type[UnfitRowError], tuple[int, str]]:
+        return type(self), (self.row, self.why)  # as other errors, it may come from another process
 
 
 class WorkerRestartedError(RuntimeError):

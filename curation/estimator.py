@@ -13,16 +13,18 @@ from curation import exact
 from curation.assign import Assigner, Centroids
 from curation.descent import Distance
 from curation.errors import CurationError
-from curation.inputs import unit_rows
+from curation.inputs import checked_weights, unit_rows
 
 FLOATS = [np.float64, np.float32, np.float16]
 _FAR = 60  # powers of two beyond the grid at which squares still fit float32
 _EXACT = 4.0  # norm on the grid up to which squared distances are exact in float64
-_SCORES = 1 << 22  # float64 scores in hand: 32 MB
+_SCORES = 1 << 22  # float64 scores in hand, or coordinates: 32 MB
 
 
-def _labels_from_afar(rows: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Nearest centroids (n,) of rows beyond `_EXACT`, ties to the lower number.
+def _labels_from_afar(
+    rows: NDArray[np.float32], norms: NDArray[np.float64], centroids: NDArray[np.float32]
+) -> NDArray[np.int32]:
+    """Nearest centroids (n,) of rows beyond `_EXACT` and of these norms (n,), ties to the lower number.
 
     By |c|^2 / 2 - x.c, in float64 where that is clear, and in Python's integers where it is not.
     """
@@ -31,11 +33,11 @@ def _labels_from_afar(rows: NDArray[np.float32], centroids: NDArray[np.float32])
     # more than the error of a product of d terms and a sum, twice
     reach = (wide.shape[1] + 8) * 2.0**-51 * np.sqrt(half.max(initial=0.0))
     labels = np.empty(len(rows), np.int32)
-    step = max(1, _SCORES // len(wide))
+    step = max(1, _SCORES // max(wide.shape))
     for start in range(0, len(rows), step):
         part = rows[start : start + step].astype(np.float64)
         scores = half - part @ wide.T
-        limits = scores.min(axis=1) + reach * (np.linalg.norm(part, axis=1) + 1)
+        limits = scores.min(axis=1) + reach * (norms[start : start + step] + 1)
         close = scores <= limits[:, None]
         labels[start : start + step] = close.argmax(axis=1)
         for i in np.flatnonzero(close.sum(axis=1) > 1):
@@ -68,16 +70,21 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     assigner: Assigner | None
 
     def predict(self, X: Any) -> NDArray[np.int64]:
-        """Nearest cluster of each row (n, d), ties to the lower number.
+        """Nearest cluster (n,) of each row (n, d), ties to the lower number.
 
         Raises:
             CurationError: The rows are not finite, or too far out.
-            ValueError: The rows have another width than those fitted.
+            ValueError: The rows have another width than those fitted, or nothing is fitted (NotFittedError).
         """
         return self._labels(self._on_grid(X)).astype(np.int64)
 
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Distance of each row (n, d) to each centroid, shape (n, k)."""
+        """Distance of each row (n, d) to each centroid, (n, k): 8 n k bytes.
+
+        Raises:
+            CurationError: As `predict`.
+            ValueError: As `predict`.
+        """
         rows = self._on_grid(X)
         out = np.empty((len(rows), len(self._centroids)))
         for cluster in range(len(self._centroids)):
@@ -86,10 +93,15 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
         return np.sqrt(self._grid.decode_squared(out))
 
     def score(self, X: Any, y: None = None, sample_weight: Any = None) -> float:
-        """Minus the (weighted) sum of squared distances of rows (n, d) to their nearest centroids."""
+        """Minus the sum of squared distances of rows (n, d), weighted (n,), to their nearest centroids.
+
+        Raises:
+            CurationError: As `predict`, or the weights are unfit.
+            ValueError: As `predict`.
+        """
         rows = self._on_grid(X)
         squared = exact.squared_distances(rows, self._centroids, None, self._labels(rows))
-        weights = np.ones(len(rows)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        weights = np.ones(len(rows)) if sample_weight is None else checked_weights(sample_weight, len(rows))
         return -float(self._grid.decode_squared(squared) @ weights)
 
     def _take(self, grid: exact.Grid, centroids: NDArray[np.float32]) -> None:
@@ -105,8 +117,9 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
     def _labels(self, rows: NDArray[np.float32]) -> NDArray[np.int32]:
         norms = np.sqrt(exact.squared_norms(rows))
         labels = self._assigner.nearest(rows, norms, Centroids(self._centroids)).labels
-        far = norms > _EXACT
-        labels[far] = _labels_from_afar(rows[far], self._centroids)
+        far = np.flatnonzero(norms > _EXACT)
+        if len(far):
+            labels[far] = _labels_from_afar(rows[far], norms[far], self._centroids)
         return labels
 
     def _on_grid(self, X: Any) -> NDArray[np.float32]:

@@ -11,7 +11,6 @@ are Python integers in units of 2^-48 (`total`).
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -70,13 +69,17 @@ class Grid:
         return out
 
     def rounding(self, rows: NDArray[Any]) -> float:
-        """Sum of the squares of what `encode` rounds off of rows (n, d), in squared steps of the grid."""
-        lost = []
+        """Sum of the squares of what `encode` rounds off of rows (n, d), in squared steps of the grid.
+
+        Each square counts in whole 2^-24, so the sum is exact in any order.
+        """
+        lost = 0
         for start in range(0, len(rows), _BLOCK):
             part = rows[start : start + _BLOCK]
             scaled = np.ldexp(np.asarray(part, np.float64), 24 - self.exponent)
-            lost.append(float(np.square(scaled - self.encode(part) * UNIT).sum()))
-        return math.fsum(lost)
+            squares = np.square(scaled - self.encode(part) * UNIT)
+            lost += int(np.rint(squares * UNIT).astype(np.int64).sum())
+        return lost / UNIT
 
     def decode(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rows on the grid in the pool's own scale (exact)."""

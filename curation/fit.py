@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -282,10 +282,15 @@ def without_empty(
         The slices that remain, the points (k,) of each cluster, the (weighted) inertia in units of
         2^-48, and which of the clusters were kept.
     """
-    told = workers.ask("tally", *slices, own=own)
-    counts: NDArray[np.int64] = np.sum([count for count, _, _ in told], axis=0)
-    keep: NDArray[np.bool_] = np.sum([weight for _, weight, _ in told], axis=0) > 0
-    inertia = sum(part for _, _, part in told)
+
+    def tallied() -> list[Any]:
+        total: list[Any] = [0, 0, 0]
+        for handle in workers.points("tally", *slices, own=own):  # k numbers of one block at a time
+            total = [a + b for a, b in zip(total, workers.get([handle])[0], strict=True)]
+        return total
+
+    counts, weights, inertia = workers.attempt(tallied, lambda: None)
+    keep: NDArray[np.bool_] = weights > 0
     if not keep.all():
         sizes = workers.sizes(slices)
         edges = np.cumsum(sizes)[:-1]

@@ -27,17 +27,21 @@ class HierarchicalKMeans(CentroidEstimator):
     these are the nearest of all, while `labels_` keep to a row's coarse cluster.
 
     Args:
-        n_clusters: Clusters a level, from the leaves up, such as [3000, 1000, 300]; a number is one level.
-        resample_steps: Resampling steps a level.
-        resample_points: See `Recipe`.
-        resample_strategy: See `Recipe`.
+        n_clusters: Clusters a level, from the leaves up and decreasing, such as [3000, 1000, 300]; a number
+            is one level.
+        resample_steps: Resampling steps a level; none by default, where a run of the pipeline makes ten.
+        resample_points: Points that a step takes of each cluster, an entry a level, 0 or 1 for no resampling;
+            "auto": none at level 1 and where a level is split, half the mean cluster size elsewhere.
+        resample_strategy: Which points: "closest" to the centroid, or "random".
         max_iter: Most iterations of a k-means.
-        tol: Least relative gain of an iteration.
-        distance: "euclidean" or "cosine".
+        tol: Least relative gain of an iteration; 0 goes on until nothing moves.
+        distance: "euclidean", or "cosine" for spherical k-means at every level.
         random_state: Seed of every hashed draw; None is 0.
-        algorithm: See `Recipe`.
-        init: See `Recipe`.
-        split: See `Recipe`.
+        algorithm: "auto" for the fast recipe, "lloyd" for full scans, "ivf" for approximate ones by FAISS
+            where there are very many clusters.
+        init: "auto" for D^2 sampling in batches, "k-means++" for greedy k-means++.
+        split: Clusters that each of a level's coarse clusters is divided into, an entry a level, 1 for no
+            splitting; a level of n clusters then has n / split coarse ones.
         assigner: How to look for nearest centroids; changes no result.
 
     Attributes:
@@ -110,6 +114,7 @@ class HierarchicalKMeans(CentroidEstimator):
 
         Raises:
             CurationError: The input or a parameter is unfit, or level 1 asks for more clusters than rows.
+            ValueError: X has not two dimensions, or is empty.
         """
         recipe = self.recipe
         points = validate_data(self, X, dtype=FLOATS, ensure_all_finite=False)

@@ -70,6 +70,10 @@ def grow(
 
     Returns:
         The levels from the leaves up.
+
+    Raises:
+        CurationError: Level 1 asks for more clusters than there are points.
+        RegroupError: Other workers should go on from the checkpoint.
     """
     n_inputs = sum(int(count) for count in workers.ask("count"))
     if n_inputs < recipe.n_clusters[0]:

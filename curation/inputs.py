@@ -76,7 +76,7 @@ def held(
     except UnfitRowError as error:
         if ids is None or len(ids) != len(rows):
             raise
-        raise CurationError(f"row {error.row}, {str(ids[error.row])!r}, {error.why}") from error
+        raise CurationError(f"row {error.row}, {str(list(ids)[error.row])!r}, {error.why}") from error
     workers = LocalWorkers([PointBlock(points, point_keys(len(points), ids), assigner, weights)])
     check_points(
         workers,
@@ -131,6 +131,23 @@ def point_keys(count: int, ids: Sequence[str] | None) -> NDArray[np.uint64]:
     return keys_of(names)
 
 
+def checked_weights(weights: Any, count: int) -> NDArray[np.float64]:
+    """Weights (n,) as they are.
+
+    Raises:
+        CurationError: There are not as many as points, or one is negative or not finite.
+    """
+    values = np.asarray(weights, np.float64)
+    if values.shape != (count,):
+        raise CurationError(
+            f"sample_weight has the shape {values.shape} for {count} points; give one a point"
+        )
+    if not np.isfinite(values).all() or (values < 0).any():
+        row = int(np.flatnonzero(~np.isfinite(values) | (values < 0))[0])
+        raise CurationError(f"sample_weight[{row}] is {values[row]}; weights are finite and not negative")
+    return values
+
+
 def point_weights(weights: Any, count: int) -> NDArray[np.int64] | None:
     """Weights (n,) as whole numbers of sum at most 2^36; None where all are equal.
 
@@ -142,14 +159,7 @@ def point_weights(weights: Any, count: int) -> NDArray[np.int64] | None:
     """
     if weights is None:
         return None
-    values = np.asarray(weights, np.float64)
-    if values.shape != (count,):
-        raise CurationError(
-            f"sample_weight has the shape {values.shape} for {count} points; give one a point"
-        )
-    if not np.isfinite(values).all() or (values < 0).any():
-        row = int(np.flatnonzero(~np.isfinite(values) | (values < 0))[0])
-        raise CurationError(f"sample_weight[{row}] is {values[row]}; weights are finite and not negative")
+    values = checked_weights(weights, count)
     if not values.any():
         raise CurationError("every sample_weight is zero, so there is nothing to cluster; give some a weight")
     if (values == values[0]).all():

@@ -37,7 +37,7 @@ class KMeans(CentroidEstimator):
         distance: "euclidean", or "cosine" for spherical k-means.
         random_state: Seed of every hashed draw; None is 0.
         assigner: How to look for nearest centroids; changes no result.
-        callback: Called with the iterations made and the centroids (k, d) after every iteration.
+        callback: Called with the iterations made and the centroids (k, d), float32, after every iteration.
 
     Attributes:
         cluster_centers_: Centroids (k, d), float32; clusters that ended empty are left out.
@@ -85,6 +85,7 @@ class KMeans(CentroidEstimator):
 
         Raises:
             CurationError: The input or a parameter is unfit.
+            ValueError: X has not two dimensions, or is empty.
         """
         points = validate_data(self, X, dtype=FLOATS, ensure_all_finite=False)
         plan = Plan(
@@ -119,9 +120,11 @@ class KMeans(CentroidEstimator):
         self.n_iter_ = fit.n_iter
         return self
 
-    def fit_predict(self, X: Any, y: None = None, sample_weight: Any = None) -> NDArray[np.int64]:
-        """Fits and returns `labels_`."""
-        return self.fit(X, sample_weight=sample_weight).labels_
+    def fit_predict(
+        self, X: Any, y: None = None, sample_weight: Any = None, *, ids: Sequence[str] | None = None
+    ) -> NDArray[np.int64]:
+        """Fits, and returns the clusters of the rows (n,); arguments and errors are those of `fit`."""
+        return self.fit(X, sample_weight=sample_weight, ids=ids).labels_
 
     def _watch(self, grid: exact.Grid, n_iter: int, slices: list[Handle]) -> None:
         if self.callback is not None:

@@ -34,6 +34,9 @@ class Recipe:
         init: "auto" for D^2 sampling in batches, "k-means++" for greedy k-means++.
         split: Clusters that each of a level's coarse clusters is divided into (`curation.splitting`), an
             entry a level, 1 for no splitting; a level of n clusters then has n / split coarse ones.
+
+    Raises:
+        CurationError: One of these is unfit, or a level is to be both split and resampled.
     """
 
     n_clusters: Sequence[int]

@@ -68,11 +68,13 @@ class Footing:
 
     def __post_init__(self) -> None:
         if self.memory < self.least:
+            table = TABLE_BYTES * self.n_clusters * self.dimensions
+            more = "spread the points over more workers (cluster.shards)"
             raise CurationError(
                 f"{self.memory:,} bytes of memory are too few for {self.n_points:,} points of "
                 f"{self.dimensions} dimensions and {self.n_clusters:,} clusters: their keys and labels, the "
                 f"centroids and a block of rows take at least {self.least:,}; allow that much "
-                "(cluster.memory), or spread the points over more workers (cluster.shards)"
+                f"(cluster.memory), or {more if 2 * table < self.memory else 'ask for fewer clusters'}"
             )
 
     @property

@@ -49,7 +49,7 @@ class Drawn:
 
 
 def budgets(tree: Tree, size: int, max_repeats: int = 1, seed: int = 0) -> list[NDArray[np.int64]]:
-    """The budget of every cluster of every level, from the leaves up; each level's add up to `size`.
+    """The budget (k,) of every cluster of every level, from the leaves up; each level's add up to `size`.
 
     Raises:
         CurationError: `size` is negative or above pool x max_repeats.
@@ -129,7 +129,11 @@ def flat_top_budgets(tree: Tree, size: int, seed: int = 0) -> NDArray[np.int64]:
 def preferences(
     within: Within, seed: int, keys: NDArray[np.uint64], distances: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """What orders the points (n,) of a leaf, smallest first; ties go by key."""
+    """What orders the points (n,) of a leaf, smallest first; ties go by key.
+
+    Raises:
+        CurationError: There is no such order.
+    """
     if within not in get_args(Within):
         raise CurationError(f"there is no order {within!r}; there are {', '.join(get_args(Within))}")
     if within == "closest":
@@ -158,9 +162,9 @@ def draw(
 
     Args:
         tree: The tree.
-        leaf_budgets: Budget of every leaf.
-        leaf: Leaf of each candidate, at least min(budget, size) of every leaf, from `leaf_candidates`.
-        index: The caller's name for each candidate.
+        leaf_budgets: Budget of every leaf (k,).
+        leaf: Leaf of each candidate (c,), at least min(budget, size) of every leaf, from `leaf_candidates`.
+        index: The caller's name for each candidate (c,).
         seed: Seed of the siblings' order.
     """
     sizes = tree.levels[0].sizes
@@ -229,17 +233,20 @@ def balanced_sample(
 ) -> NDArray[Any]:
     """Ids of a balanced sample from a tree grown in memory, in the order of rank, copies repeated.
 
-    Without repeats the first m ids are the sample of size m.
+    Without repeats the first m ids are the sample of size m. Without ids in `fit` they are row numbers.
 
     Args:
         tree: `HierarchicalKMeans(...).fit(...).tree_`.
-        size: Samples to draw.
+        size: Samples to draw, at most pool x `max_repeats`.
         within: Which points of a leaf: "random", "closest" to its centroid or "furthest" from it.
         max_repeats: Most copies of one sample.
         seed: Seed of the draws.
 
+    Returns:
+        Ids (size,).
+
     Raises:
-        CurationError: The tree has no leaves in memory, or it cannot give that many.
+        CurationError: The tree has no leaves in memory or cannot give that many, or `within` is no order.
     """
     if tree.leaves is None:
         raise CurationError("this tree came without its pool; grow it with HierarchicalKMeans.fit")

@@ -9,35 +9,32 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
 
-from curation import centroids as centroid_slices
+from curation.actors import CentroidRows, CentroidShard, PointShard, Ticket
 from curation.assign import Assigner
-from curation.chance import centroid_keys
-from curation.checkpoint import Checkpoint
 from curation.errors import CurationError, RegroupError, WorkerRestartedError
-from curation.kept import KeptBlock
-from curation.rows import Rows, StoredRows
-from curation.workers import FIT_DONE, Handle, LocalWorkers, Workers, slice_edges
+from curation.kept import DamagedError
+from curation.rows import Rows
+from curation.workers import FIT_DONE, Handle, Workers, slice_edges
 
 if TYPE_CHECKING:
-    from curation.collective import Backend, Group
+    from curation.collective import Backend
     from curation.hierarchy import Grown
 
 Reduce = Literal["auto", "store", "collective"]
 Reader = Callable[[], tuple[Rows | NDArray[np.float32], NDArray[np.uint64]]]
 
 _RESTARTS = 100  # of one actor over a fit
-_RETRIES = 8  # of one call: a call that always kills its actor ends
+_RETRIES = 2  # of one call: one that always kills its actor ends, and with it the attempts of a step
 _PATIENCE = 5.0  # seconds for a shard to clear away its file
 _PATIENT = 600.0  # seconds for a shard to be reached again
 _GLANCE = 5.0  # seconds between two looks at the machines
@@ -45,87 +42,6 @@ _FINEST = 10_000  # Ray counts in parts of a CPU as small as this
 _GONE = "a machine was lost with what it held"
 _SUMMED = frozenset({"assign", "hint", "reduce", "halves"})  # methods that return `Partial`s
 _ALONE = 1_000_000  # centroids of a level below that one actor takes and clusters by itself
-
-
-class Ticket(NamedTuple):
-    """Names a reduction.
-
-    Attributes:
-        group: Number of the group, which is a new one after a shard was lost.
-        call: Number of the call in that group, from 0.
-    """
-
-    group: int
-    call: int
-
-
-class PointShard:
-    """A `KeptBlock` in an actor of its own; a restart reads its points again."""
-
-    def __init__(self, reader: Sequence[Handle], assigner: Assigner) -> None:
-        rows, keys = ray.get(reader[0])()
-        self.block = KeptBlock(rows, keys, assigner)
-        self.group: Group | None = None
-
-    def place(self) -> str:
-        """The machine that it is on."""
-        return str(ray.get_runtime_context().get_node_id())
-
-    def call(self, method: str, *args: Any) -> Any:
-        """Calls a method of the block."""
-        return getattr(self.block, method)(*args)
-
-    def call_together(self, ticket: Ticket, method: str, *args: Any) -> Any:
-        """Calls a method of the block and adds up its sums with those of the other shards."""
-        if self.group is None:
-            raise WorkerRestartedError("this shard is in no group")
-        return self.group.reduced(ticket, self.call(method, *args))
-
-    def listen(self) -> tuple[str, int]:
-        """Leaves its group, and is where the next one meets: the address."""
-        from curation.collective import listen  # torch takes a while
-
-        self.leave()
-        self.meeting = listen(ray.util.get_node_ip_address())
-        return self.meeting.host, self.meeting.port
-
-    def join(self, number: int, rank: int, size: int, backend: Backend, address: tuple[str, int]) -> None:
-        """Joins a group; all shards do at a time."""
-        from curation.collective import Group
-
-        self.leave()
-        store = self.meeting if rank == 0 else None
-        self.group = Group(number, rank, size, backend, address, store)
-
-    def leave(self) -> None:
-        """Leaves its group, if it is in one."""
-        if self.group is not None:
-            self.group.leave()
-            self.group = None
-
-    def discard(self) -> None:
-        """Deletes the file of its rows, if that is where they are; no call may follow."""
-        rows = self.block.everything.rows
-        if isinstance(rows, StoredRows):
-            shutil.rmtree(rows.path.parent, ignore_errors=True)
-
-    def conduct(self, conductor: Callable[..., Any], *args: Any) -> Any:
-        """Runs a level's conductor right here, over this block alone; its centroids come back apart."""
-        for arg in args:
-            if isinstance(arg, Checkpoint):
-                arg.rejoin()
-        grown, labels = conductor(LocalWorkers([self.block]), *args)
-        centroids = np.concatenate(grown.slices)
-        grown.slices = []
-        return centroids, (grown, labels)
-
-
-class CentroidShard:
-    """The functions of `curation.centroids` in an actor of their own."""
-
-    def call(self, function: str, *args: Any) -> Any:
-        """Calls a function on a slice."""
-        return getattr(centroid_slices, function)(*args)
 
 
 def equal_share(there: float, count: int) -> float:
@@ -138,6 +54,15 @@ def equal_share(there: float, count: int) -> float:
     return int(_FINEST / sharing) / _FINEST if sharing else 0.0
 
 
+def _cpus_beside(gpus: float) -> float:
+    """CPUs of a shard of so many GPUs: at most one, so that all of them fit beside their GPUs."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    shares = [
+        has.get("CPU", 0.0) / count for has in machines if (count := int(has.get("GPU", 0.0) / gpus + 1e-9))
+    ]
+    return int(_FINEST * min([1.0, *shares])) / _FINEST
+
+
 def _machines() -> set[str]:
     """The machines of the cluster that are there."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
@@ -145,35 +70,6 @@ def _machines() -> set[str]:
 
 _PointActor: Any = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RETRIES)(PointShard)
 _CentroidActor: Any = ray.remote(max_restarts=_RESTARTS, max_task_retries=_RETRIES)(CentroidShard)
-
-
-class CentroidRows:
-    """Reads rows low..high-1 of the centroids of a level as the points of the level above.
-
-    Args:
-        slices: The centroids.
-        sizes: How many are in each slice.
-        level: Their level.
-        low: The first.
-        high: The one after the last.
-    """
-
-    def __init__(
-        self, slices: Sequence[Handle], sizes: Sequence[int], level: int, low: int, high: int
-    ) -> None:
-        edges = itertools.pairwise(np.cumsum([0, *sizes]).tolist())
-        # references inside of a list: Ray passes them on as they are
-        self.parts = [
-            (part, max(0, low - start), high - start)
-            for part, (start, end) in zip(slices, edges, strict=True)
-            if start < high and low < end
-        ]
-        self.level, self.count, self.low, self.high = level, sum(sizes), low, high
-
-    def __call__(self) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
-        """The rows (m, d) and their keys (m, 2); of slices that others read as well, no more than that."""
-        rows = np.concatenate([ray.get(part)[low:high] for part, low, high in self.parts])
-        return rows, centroid_keys(self.level, self.count)[self.low : self.high].copy()
 
 
 class RayWorkers(Workers):
@@ -228,13 +124,16 @@ class RayWorkers(Workers):
         # more shards than CPUs share them: an actor that waits for a CPU would wait for ever; where there is
         # none yet, an autoscaler brings one
         there = ray.cluster_resources()
-        cpus, equal = (equal_share(there.get(kind, 0.0), len(readers)) for kind in ("CPU", "GPU"))
+        equal = equal_share(there.get("GPU", 0.0), len(readers))
         gpus = equal if self.gpus is None else self.gpus
+        cpus = equal_share(there["CPU"], len(readers)) if there.get("CPU") else 1.0
+        if gpus:
+            cpus = min(cpus, _cpus_beside(gpus))
         assigner = replace(self.assigner, device="auto") if gpus else self.assigner
         if len(readers) > 1 and (self.reduce == "collective" or (self.reduce == "auto" and gpus >= 1)):
             self._backend = "nccl" if gpus >= 1 else "gloo"
         shards = [
-            _PointActor.options(num_cpus=cpus if there.get("CPU") else 1.0, num_gpus=gpus).remote(
+            _PointActor.options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD").remote(
                 [reader], assigner
             )
             for reader in self._readers
@@ -320,8 +219,9 @@ class RayWorkers(Workers):
             except ray.exceptions.ActorUnavailableError as error:
                 raise WorkerRestartedError(str(error)) from error
             except ray.exceptions.RayTaskError as error:
-                died = isinstance(error.cause, ray.exceptions.ActorDiedError)
-                if isinstance(error.cause, ray.exceptions.ObjectLostError) or (died and self._fewer()):
+                # what Ray makes again of what a lost machine held may ask for files that are gone by now
+                lost = isinstance(error.cause, ray.exceptions.ActorDiedError | DamagedError)
+                if isinstance(error.cause, ray.exceptions.ObjectLostError) or (lost and self._fewer()):
                     raise RegroupError(_GONE) from error
                 for known in (WorkerRestartedError, CurationError):
                     if isinstance(error.cause, known):
@@ -333,6 +233,10 @@ class RayWorkers(Workers):
                 if self._fewer():  # one may have held what the actor was to begin with
                     raise RegroupError(_GONE) from error
                 raise
+
+    def given_up(self, why: str) -> Exception:
+        """See `Workers.given_up`: where a machine was lost, others go on from the checkpoint."""
+        return RegroupError(_GONE) if self._fewer() else super().given_up(why)
 
     def _fewer(self) -> bool:
         """Whether a machine is gone that was there when the shards began."""
@@ -350,15 +254,22 @@ class RayWorkers(Workers):
         there = _machines()
         if set(ray.get(known)) - there or (waiting and self._machines - there):
             raise RegroupError(_GONE)
+        if waiting:
+            self.tick("shards on a machine", len(known), len(self._places))
 
     def conduct(self, conductor: Callable[..., Any], *args: Any) -> tuple[Grown, list[NDArray[np.int64]]]:
         """See `Workers.conduct`."""
         if not (self._above and len(self.point_shards) == 1):
             return super().conduct(conductor, *args)
-        shard = self.point_shards[0]
-        centroids, told = shard.conduct.options(num_returns=2).remote(conductor, *args)
-        grown, labels = self.get([told])[0]
-        grown.slices = [centroids]
+
+        def once() -> tuple[Grown, list[NDArray[np.int64]]]:
+            call = self.point_shards[0].conduct.options(num_returns=2)
+            centroids, told = call.remote(conductor, *args)
+            grown, labels = self.get([told])[0]
+            grown.slices = [centroids]
+            return grown, labels
+
+        grown, labels = self.attempt(once, lambda: None)
         for _ in range(grown.fits):
             self.tick(FIT_DONE, 1, 1)
         return grown, labels
@@ -387,6 +298,7 @@ class RayWorkers(Workers):
 
     def _discard(self) -> None:
         """Stops the point shards, and has them clear away their files, unless they are at work still."""
+        self._places = []  # nothing that they hold is asked for any more
         done = [shard.discard.remote() for shard in self.point_shards]
         if done:
             ray.wait(done, num_returns=len(done), timeout=_PATIENCE)

@@ -37,8 +37,8 @@ class Leaves:
 
     Attributes:
         ids: Names of the samples (n,).
-        keys: Their keys (n, 2).
-        clusters: Their clusters at level 1 (n,).
+        keys: Their keys (n, 2), uint64.
+        clusters: Their clusters at level 1 (n,), int64.
         distances: Squared distances to those clusters' centroids (n,), float32, in the pool's scale:
             the precision that a tree on disk keeps, so that both draw the same.
     """

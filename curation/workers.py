@@ -133,10 +133,14 @@ class Workers(ABC):
                 return action()
             except WorkerRestartedError as error:
                 lost = error
-        raise CurationError(
+        raise self.given_up(
             f"workers were lost {_ATTEMPTS} times during one step, the last time: {lost}; their logs say "
             "why; most often it is memory: give each of them less to hold, and run again"
         )
+
+    def given_up(self, why: str) -> Exception:
+        """What to raise where an action has failed again and again."""
+        return CurationError(why)
 
     def ask(self, method: str, *args: Any, own: Sequence[Handle] | None = None) -> list[Any]:
         """What a method of `PointBlock` returns for every block; asks again where a worker was lost."""

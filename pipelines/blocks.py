@@ -1,8 +1,8 @@
 """A part of the pool on its way through Ray Data: one row of one block, whatever its size.
 
 Ray Data may split and merge blocks of rows as it likes. A part must stay whole, because batches are
-formed from it (EXACT, "Where the promise begins") and because it is the unit of resuming; so a part
-travels as a single row ``(part, rows)``, with its samples as an Arrow stream in ``rows``.
+formed from it (docs/method.md, "The same answer everywhere") and because it is the unit of resuming; so a
+part travels as a single row ``(part, rows)``, with its samples as an Arrow stream in ``rows``.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from curation.candidates import Candidates
 from curation.cost import CANDIDATES, Rates
 from curation.kernels.threads import each
 from pipelines import blas
+from pipelines.memory import memory_here
 
 SECONDS = 2.0
 """Of `evenset plan`."""
@@ -122,14 +123,7 @@ def machine() -> Machine:
     lines = told.read_text().splitlines() if told.exists() else []
     name = next((li.partition(":")[2].strip() for li in lines if li.startswith("model name")), "a CPU")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(name, cpus, _memory_here(), blas.flags(), blas.kernels())
-
-
-def _memory_here() -> int:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    told = limit.read_text().strip() if limit.exists() else ""
-    return min(memory, int(told)) if told.isdigit() else memory
+    return Machine(name, cpus, memory_here(), blas.flags(), blas.kernels())
 
 
 def _median(work: Callable[[], Any], seconds: float) -> float:

@@ -255,7 +255,8 @@ def explain(error: Exception) -> tuple[str, int]:
         text = " ".join(str(root).split("\n")[0].split())
         return (
             f"a worker process of Ray failed ({type(root).__name__}: {text}); if it ran out of memory,"
-            " lower encoder.batch_size or encoder.actors; run the same command again to go on from here, with"
+            " let it hold less (encoder.batch_size and encoder.actors while embedding, cluster.memory and"
+            " cluster.shards while clustering); run the same command again to go on from here, with"
             " --debug to see more",
             1,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,30 +28,29 @@ from curation.hierarchy import Grown, grow
 from curation.inputs import check_points
 from curation.levels import auto_clusters, auto_reason
 from curation.recipe import Recipe
-from curation.shards import RayWorkers, equal_share
+from curation.shards import RayWorkers
 from curation.workers import FIT_DONE
 from pipelines import written
 from pipelines.blocks import part_index, part_name
 from pipelines.config import Config
 from pipelines.encode import fixed_lists, matrix
 from pipelines.errors import RequestError, RunError
-from pipelines.estimate import (
-    ROWS_WORTH_A_MACHINE,
-    allowed,
-    footing,
-    greedy_refusal,
-    shards,
-    shards_asked,
-    shared_out,
-    shares,
-    stage_estimate,
-)
+from pipelines.estimate import footing, greedy_refusal, shared_out, shares, stage_estimate
 from pipelines.groups import groups
 from pipelines.manifest import digest, read_manifest
 from pipelines.points import Assignments, PoolRows
 from pipelines.progress import Progress
-from pipelines.resources import Resources, asked, resources
+from pipelines.resources import asked, resources
 from pipelines.scratch import UNFINISHED, clear, cleared, delete_here, scratch_of
+from pipelines.sharding import (
+    check_places,
+    gpus_of,
+    memory_of,
+    most_that_fit,
+    requested,
+    shards_now,
+    useful,
+)
 from pipelines.startup import identity
 from pipelines.store import Store
 
@@ -62,7 +61,8 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     """Grows the tree; returns what the manifest counts.
 
     Raises:
-        RequestError: The embeddings are so long, or so short, that they leave float32.
+        RequestError: The embeddings are so long, or so short, that they leave float32, or no machine has, or
+            will have, the GPUs of a shard.
         RunError: Nothing is embedded, or the pool cannot be clustered as asked.
     """
     began = time.monotonic()
@@ -78,11 +78,10 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     every = config.cluster.checkpoint
     checkpoint = Checkpoint(store, f"{UNFINISHED}/checkpoint", basis, every, progress.say) if every else None
     work = _Work(config, store, progress, recipe, parts, rows, exponent, digest(basis))
-    there = _there(config, total)
-    gpus = config.cluster.num_gpus if there.most_gpus else 0
-    count = min(len(parts), shards_asked(config, total, there.most_cpus, there.most_gpus if gpus else 0))
+    there = useful(config, resources(config.ray), total)
+    check_places(config, there)
     regrouped = 0
-    with asked(there, {"GPU": 1} if gpus else {"CPU": 1}, count), cleared(store):
+    with asked(there, *requested(config, there, total, len(parts))), cleared(store):
         estimate = work.estimate()
         while True:
             try:
@@ -134,8 +133,10 @@ class _Work:
 
     def wanted(self) -> int:
         """Point shards for which there is room now."""
-        there = _there(self.config, sum(self.rows))
-        return shards(self.config, sum(self.rows), there.cpus, there.most_gpus and max(1.0, there.gpus))
+        total = sum(self.rows)
+        count = shards_now(self.config, useful(self.config, resources(self.config.ray), total), total)
+        dimensions = self.store.dimensions(self.parts[0])
+        return most_that_fit(self.config, self.recipe, self.rows, count, dimensions, self._memory)
 
     def shards(self) -> int:
         """Point shards that can work now: there are no more of them than parts to share out."""
@@ -204,7 +205,7 @@ class _Work:
             RunError: It is too little for greedy k-means++.
         """
         store, dealt = self.store, shares(self.rows, self.wanted())
-        memory, dimensions = _allowed(self.config, len(dealt)), store.dimensions(self.parts[0])
+        memory, dimensions = self._memory(len(dealt)), store.dimensions(self.parts[0])
         cosine = self.config.cluster.distance == "cosine"
         scratch, here = scratch_of(store), identity()
         readers = []
@@ -223,6 +224,16 @@ class _Work:
             clear(scratch, kept)
         return readers
 
+    def _gpus(self, n_shards: int) -> float | None:
+        """GPUs of each of so many shards; None to share out those that are there."""
+        total = sum(self.rows)
+        return gpus_of(self.config, useful(self.config, resources(self.config.ray), total), n_shards)
+
+    def _memory(self, n_shards: int) -> int:
+        """Bytes that each of so many shards may take."""
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return memory_of(self.config, machines, n_shards, self._gpus(n_shards))
+
     def _rounding(self) -> float:
         """`Grid.rounding` of all rows."""
         cosine = self.config.cluster.distance == "cosine"
@@ -230,23 +241,6 @@ class _Work:
             _rounded_off.remote(self.store, group, self.exponent, cosine) for group in groups(self.parts)
         ]
         return math.fsum(ray.get(parts))
-
-    def _gpus(self, n_shards: int) -> float | None:
-        """GPUs of a shard; None to share out those that are there."""
-        if self.config.cluster.num_gpus != "auto":
-            return self.config.cluster.num_gpus
-        there = _there(self.config, sum(self.rows))
-        if not there.most_gpus or not there.gpus:
-            return min(1.0, there.most_gpus)
-        bounded = self.config.ray.gpus != "auto"
-        return equal_share(there.gpus, n_shards) if bounded else None
-
-
-def _there(config: Config, total: int) -> Resources:
-    """The cluster as far as it is of use for so many points: few do not wait for a GPU to come."""
-    there = resources(config.ray)
-    few = config.cluster.num_gpus == "auto" and not there.gpus and total < ROWS_WORTH_A_MACHINE
-    return replace(there, most_gpus=0.0) if few else there
 
 
 def recipe_of(config: Config, total: int) -> Recipe:
@@ -280,14 +274,6 @@ def _basis(
         "grid": exponent,
         "code": identity()["code"],
     }
-
-
-def _allowed(config: Config, n_shards: int) -> int:
-    """Bytes that a shard may take: as asked for, or its part of what the smallest machine gives to points."""
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    has = [node for node in there if node.get("CPU")] or there
-    least = min(node.get("memory", 0) + node.get("object_store_memory", 0) for node in has)
-    return allowed(config, -(-n_shards // len(has)), int(least))
 
 
 def _looked_into(config: Config, store: Store) -> tuple[list[str], list[int], int]:
@@ -334,7 +320,7 @@ def _look_into(store: Store, parts: Sequence[str], cosine: bool) -> list[tuple[i
     return [(len(column), exact.grid_exponent(matrix(column)) if len(column) else 0) for column in columns]
 
 
-@ray.remote(num_cpus=0)  # the shards have the CPUs
+@ray.remote(num_cpus=0, scheduling_strategy="SPREAD")  # the shards have the CPUs
 def _rounded_off(store: Store, parts: Sequence[str], exponent: int, cosine: bool) -> float:
     """`Grid.rounding` of the rows of some parts."""
     columns = (matrix(store.read_table(part, ["embedding"])["embedding"]) for part in parts)
@@ -375,7 +361,7 @@ def _write_level(
     parents: NDArray[np.int64] | None,
     *slices: NDArray[np.float32],
 ) -> None:
-    start = 0
+    folder, start = f"tree/level-{number}/centroids", 0
     for index, part in enumerate(slices):
         rows = slice(start, start := start + len(part))
         column = pa.nulls(len(part), pa.int64()) if parents is None else pa.array(parents[rows], pa.int64())
@@ -387,4 +373,6 @@ def _write_level(
                 "parent": column,
             }
         )
-        store.write_table(part_name(f"tree/level-{number}/centroids", index), table)
+        store.write_table(part_name(folder, index), table)
+    for stale in set(store.list(folder)) - {part_name(folder, index) for index in range(len(slices))}:
+        store.delete(stale)  # of another number of shards, which did not come to an end

@@ -55,7 +55,7 @@ class Encoder(Section):
     model: str = "auto"
     """auto (offline), patches, open_clip:ARCH/TAG, timm:ARCH.TAG, sentence-transformers:NAME, hf:NAME"""
     batch_size: Auto | PositiveInt = "auto"
-    """samples in a batch of the model; auto: 32, from 50,000 on the fastest; halved if memory runs out"""
+    """samples in a batch; auto: 32, or the fastest for pools from 50,000 on; halved if memory runs out"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """the model's arithmetic: auto, float32, bfloat16 or float16"""
     long_text: Literal["truncate", "windows"] = "truncate"
@@ -83,7 +83,7 @@ class Resample(Section):
     steps: NonNegativeInt = 10
     """resampling steps at each level; 0: none"""
     points: Auto | list[NonNegativeInt] = "auto"
-    """points kept of a cluster, an entry a level, 0: none; auto: 0, then half the mean cluster size"""
+    """points kept of a cluster, level by level, 0 or 1: none; auto: 0 at level 1, half the mean size above"""
     strategy: Literal["closest", "random"] = "closest"
     """which points of a cluster are kept: closest (to the centroid) or random"""
 

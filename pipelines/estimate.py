@@ -15,10 +15,6 @@ from curation.rows import Footing
 from pipelines.calibration import BRIEF, machine, measure
 from pipelines.config import Config
 
-ROWS_A_SHARD = 4096
-"""Fewer are not worth an actor."""
-ROWS_WORTH_A_MACHINE = 500_000
-"""Fewer are not worth a machine that is not there yet."""
 START = 3.0
 """Seconds until the actors of a stage are there."""
 ROUND = 0.005
@@ -37,23 +33,6 @@ MERGED_BYTES = 28
 """Of a coordinate of a centroid while all of them are updated: sums, means twice as float64, and float32."""
 DRIVER_BYTES = 1_000_000_000
 """Of Ray's own processes and of the driver, which has a third of it."""
-
-
-def shards(config: Config, total: int, cpus: float, gpus: float = 0.0) -> int:
-    """Point shards wanted for `total` points: one a GPU where there are GPUs, else one a CPU."""
-    if config.cluster.shards != "auto":
-        return config.cluster.shards
-    room = cpus
-    if gpus and config.cluster.num_gpus:
-        room = gpus if config.cluster.num_gpus == "auto" else gpus / config.cluster.num_gpus
-    return max(1, min(int(room), total // ROWS_A_SHARD))
-
-
-def shards_asked(config: Config, total: int, most_cpus: float, most_gpus: float) -> int:
-    """Point shards for which machines are asked of an autoscaler that may bring so many CPUs and GPUs."""
-    if config.cluster.shards != "auto":
-        return config.cluster.shards
-    return min(shards(config, total, most_cpus, most_gpus), max(1, total // ROWS_WORTH_A_MACHINE))
 
 
 def shares(rows: Sequence[int] | NDArray[np.int64], n_shards: int) -> list[list[int]]:

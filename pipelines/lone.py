@@ -22,7 +22,7 @@ from pipelines.attempts import LOADS
 from pipelines.errors import RunError
 from pipelines.isolate import Died
 from pipelines.startup import meet
-from pipelines.steps import DIES_AT_LOAD, telling
+from pipelines.steps import DIES_AT_LOAD, DIES_AT_START, telling
 from pipelines.watchdog import watchdog
 
 DEATHS = (RayActorError, OutOfMemoryError, WorkerCrashedError, NodeDiedError)
@@ -109,7 +109,7 @@ class Lone:
             except DEATHS as death:
                 self.close()
                 if attempt == LOADS - 1:
-                    raise RunError(DIES_AT_LOAD) from death
+                    raise RunError(DIES_AT_LOAD if self.encodes else DIES_AT_START) from death
         return self._actor
 
 

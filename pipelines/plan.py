@@ -31,7 +31,6 @@ from pipelines.estimate import (
     crew,
     footing,
     greedy_refusal,
-    shards,
     shared_out,
     stage_bytes,
     stage_seconds,
@@ -44,6 +43,7 @@ from pipelines.pool import Pool, check_numbers, is_embedded, open_pool
 from pipelines.quantities import duration, scaled
 from pipelines.secrets import told
 from pipelines.settle import build
+from pipelines.sharding import most_that_fit, shards
 from pipelines.startup import ONE_THREAD
 from pipelines.store import Store
 
@@ -148,7 +148,11 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
     recipe = _recipe(config, n)
     if config.cluster.n_clusters == "auto":
         found.levels_reason = auto_reason(n)
-    held = shared_out(rows, shards(config, n, here.cpus))
+    cpus = here.cpus if config.ray.cpus == "auto" else max(1, min(here.cpus, int(config.ray.cpus)))
+    count = shards(config, n, cpus)
+    if d is not None:
+        count = most_that_fit(config, recipe, rows, count, d, lambda m: allowed(config, m, here.memory))
+    held = shared_out(rows, count)
     found.shards = len(held)
     inputs = [n, *recipe.n_clusters]
     for number, k in enumerate(recipe.n_clusters, start=1):
@@ -162,7 +166,7 @@ def plan(config: Config, dimensions: int | None = None) -> Plan:
             " name it with --dimensions"
         )
     else:
-        _plan_work(found, recipe, here, d, held)
+        _plan_work(found, recipe, cpus, d, held)
         _plan_memory(config, found, recipe, here, d, max(held))
         _plan_disk(config, store, pool, found, recipe, d)
         _note_the_page_cache(found, here)
@@ -206,13 +210,13 @@ def _recipe(config: Config, n: int) -> Recipe:
     )
 
 
-def _plan_work(found: Plan, recipe: Recipe, here: Machine, d: int, held: Sequence[int]) -> None:
+def _plan_work(found: Plan, recipe: Recipe, cpus: int, d: int, held: Sequence[int]) -> None:
     """Operations, bytes and times of shards that hold so many points."""
     n, k = found.samples, recipe.n_clusters[0]
-    rates = measure(n, d, k, min(found.shards, here.cpus))
+    rates = measure(n, d, k, min(found.shards, cpus))
     found.machine |= {"gemm": rates.gemm, "copy": rates.memory}
     works = tree_work(recipe, n, d)
-    times = stage_seconds(recipe, n, d, rates, crew(held, here.cpus))
+    times = stage_seconds(recipe, n, d, rates, crew(held, cpus))
     found.levels = [
         replace(level, operations=work.operations(d), bytes=work.row_bytes(d), seconds=seconds)
         for level, work, seconds in zip(found.levels, works, times, strict=True)

@@ -40,6 +40,7 @@ from pipelines.resources import resources
 from pipelines.retries import Retries
 from pipelines.secrets import hidden
 from pipelines.settle import build, changed, decide, device_of, halved, is_settled, restored
+from pipelines.sharding import check_places
 from pipelines.startup import blame, start
 from pipelines.store import Store, is_absolute
 from pipelines.thinning import check_thinning
@@ -107,7 +108,7 @@ class Runner:
         self._config = config = settled_paths(config)
         self._free_size = config.encoder.batch_size == "auto"
         self._debug = debug
-        self._ready = self._joined = False
+        self._ready = self._joined = self._clusters = False
         self._progress = Progress(self._store)
         self._retries = Retries()
         check_owner(config, self._store)
@@ -127,6 +128,7 @@ class Runner:
     def run(self, stages: tuple[str, ...]) -> None:
         """Do ``stages``; see `run`."""
         self._check_upstream(stages[0])
+        self._clusters = "cluster" in stages
         if {"cluster", "sample"} & set(stages):
             self._check_left()
         with alone(self._store):
@@ -241,6 +243,8 @@ class Runner:
             self._start()
             if any("://" in url for url in (self._store.url, self._pool.url)):
                 self._retries.open()
+            if self._clusters:
+                check_places(self._config, resources(self._config.ray))
             if not self._embedded:
                 self._config = decide(self._config, self._pool, self._progress.say)
                 self._write_config()

@@ -24,6 +24,7 @@ from pipelines import access, blas
 from pipelines.config import Config
 from pipelines.errors import RequestError, RunError
 from pipelines.manifest import versions
+from pipelines.memory import memory_here
 from pipelines.store import Store
 
 PACKAGES = ("modalities", "curation", "pipelines")
@@ -83,7 +84,7 @@ def _start_here(config: Config, quiet: dict[str, Any]) -> None:
     os.environ.update({k: v for k, v in ONE_THREAD.items() if k not in os.environ})  # workers inherit it
     store_bytes = config.ray.object_store_memory
     if store_bytes == "auto":
-        store_bytes = min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10, 4 * 10**9)
+        store_bytes = min(memory_here() // 10, 4 * 10**9)
     ray.init(address="local", include_dashboard=False, object_store_memory=store_bytes, **quiet)
 
 

@@ -24,6 +24,11 @@ DIES_AT_LOAD = (
     " lower encoder.actors or take a smaller encoder.model; run the same command again to go on from here"
 )
 
+DIES_AT_START = (
+    f"the process that reads samples died {LOADS} times in a row before it began: its machine may have no"
+    " memory left, and its log says more; run the same command again to go on from here"
+)
+
 
 def telling(fn: Callable[..., Any]) -> Callable[..., Any]:
     """``fn``, whose bad requests come back from a worker as the sentence that they are."""

@@ -109,7 +109,7 @@ def _fastest(dimensions: int, precision: str) -> str:
         seconds[name] = min(took, seconds.get(name, took))
     if not seconds:
         raise CurationError(
-            f"no float32 matrix product keeps its error bound at {dimensions} dimensions: a mode of reduced "
+            "no float32 matrix product keeps its error bound on this machine: a mode of reduced "
             "precision is on (torch.backends.mkldnn.matmul.fp32_precision, MKL_CBWR or the like); turn it off"
         )
     return min(seconds, key=seconds.__getitem__)

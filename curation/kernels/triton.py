@@ -93,9 +93,11 @@ def short(width: int, device: torch.device) -> Tile:
     """
     few = torch.arange(128, device=device)
     trial = _Trial(width, len(few), device)
+    every = torch.arange(_TRIAL_CENTROIDS, device=device).int(), few.new_tensor([0, _TRIAL_CENTROIDS])
     for tile in short_tiles(width):
         try:
-            trial.run(tile, spans(few, None, tile.rows))
+            for candidates in ((), every):  # which are other kernels, and may take other memory
+                trial.run(tile, spans(few, None, tile.rows, *candidates))
         except OutOfResources:
             continue
         return tile

@@ -122,8 +122,8 @@ class Encoder(ABC):
         """Encode all rows of one part.
 
         Batches depend only on the rows of the part and on `batch_size`, so an embedding does not depend on
-        which process made it (see EXACT, "Where the promise begins"). When a batch fails, its rows are tried
-        one by one in the shape of that batch.
+        which process made it (docs/method.md, "The same answer everywhere"). When a batch fails, its rows
+        are tried one by one in the shape of that batch.
 
         Returns:
             Embeddings (n, dim), NaN for rows that failed, and for each row the reason or None.

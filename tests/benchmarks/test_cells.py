@@ -9,7 +9,11 @@ from benchmarks import cells
 from benchmarks.cells import CORETYPE, Cell
 
 MACHINE = {"packages": {"numpy": "2"}, "cpu": "one", "cores": 2, "python": "3.11", "blas": ["numpy: x1"]}
-CELLS = [Cell({"method": method, "threads": 1, "seed": seed}) for seed in (0, 1) for method in ("ours", "x")]
+CELLS = [
+    Cell({"method": method, "levels": [20, 2], "threads": 1, "seed": seed})
+    for seed in (0, 1)
+    for method in ("ours", "x")
+]
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Sizes at the edges, points without differences, and what is refused; for both algorithms."""
 
 import itertools
+import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from curation import CurationError, HierarchicalKMeans, KMeans, balanced_sample
@@ -152,6 +154,12 @@ def test_a_row_that_is_refused_is_named_by_its_id(how):
             fit.fit(points, ids=ids)
     with pytest.raises(CurationError, match=r"row 7, '7\.png', is all zero"):
         KMeans(2, distance="cosine").fit(np.arange(10)[:, None] != [[7]], ids=ids)
+    shuffled = pd.Series(ids, index=range(10, 0, -1))  # of which shuffled[7] is another's
+    with pytest.raises(CurationError, match=r"row 7, '7\.png', holds"):
+        KMeans(2, **how).fit(points, ids=shuffled)
+    with pytest.raises(CurationError, match=r"^row 7 holds") as refusal:
+        KMeans(2, **how).fit(points)
+    assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value)
 
 
 def test_clusters_of_equal_size_and_distance(how):

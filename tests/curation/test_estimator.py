@@ -189,3 +189,6 @@ def test_weights_become_whole_numbers_in_proportion():
 def test_unfit_weights_are_refused(weights, message):
     with pytest.raises(CurationError, match=message):
         KMeans(1).fit(np.eye(3), sample_weight=weights)
+    if any(weights):  # of a score weights may all be zero
+        with pytest.raises(CurationError, match=message):
+            KMeans(1).fit(np.eye(3)).score(np.eye(3), sample_weight=weights)

@@ -2,133 +2,28 @@
 
 import json
 import pickle
-from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ray
 
-from curation import CurationError, HierarchicalKMeans, balanced_sample, sketch
+from curation import CurationError, HierarchicalKMeans, sketch
+from curation.actors import PointShard
 from curation.assign import Assigner
 from curation.chance import keys_of
-from curation.checkpoint import HEADER, Checkpoint
+from curation.checkpoint import HEADER, Checkpoint, Standing, Step
 from curation.hierarchy import grow
 from curation.inputs import grid_rows
+from curation.points import EVERYTHING
 from curation.recipe import Recipe
-from curation.rows import store_smallest
 from curation.shards import RayWorkers, equal_share
-from curation.tree import Leaves, Level, Tree
-from curation.workers import FIT_DONE
+from curation.workers import FIT_DONE, LocalWorkers
 from pipelines.store import Store
+from tests.curation.on_ray import Rows, assert_equal, grow_on_ray, in_a_view, killing
 from tests.curation.pools import blobs, halfway
 
 pytestmark = pytest.mark.usefixtures("ray_cluster", "in_batches")
-
-
-class Rows:
-    """Reads some rows of an array in the object store."""
-
-    def __init__(self, rows, keys, index):
-        self.refs, self.index = [rows, keys], index
-
-    def __call__(self):
-        rows, keys = ray.get(self.refs)
-        return rows[self.index], keys[self.index]
-
-
-class FiledRows(Rows):
-    """Reads the rows, and keeps them in a file."""
-
-    def __init__(self, rows, keys, index, folder):
-        super().__init__(rows, keys, index)
-        self.folder = folder
-
-    def __call__(self):
-        rows, keys = super().__call__()
-        read = partial(np.array_split, rows, 5)
-        return store_smallest(read, self.folder, rows.shape, 4 * rows.shape[1] * 300), keys
-
-
-def grow_on_ray(
-    points,
-    recipe,
-    shards,
-    *,
-    slices=1,
-    order=None,
-    assigner=None,
-    alone=10**6,
-    killer=None,
-    folder=None,
-    checkpoint=None,
-    reduce="store",
-):
-    """A tree as `HierarchicalKMeans` gives it, grown on Ray over points in any order."""
-    rows, grid = grid_rows(points, recipe.distance)
-    keys = keys_of(str(i) for i in range(len(points)))
-    order = np.arange(len(points)) if order is None else order
-    shares = np.array_split(order, shards)
-    refs = ray.put(rows), ray.put(keys)
-    readers = [Rows(*refs, share) for share in shares]
-    if folder is not None:
-        readers = [FiledRows(*refs, share, folder / str(i)) for i, share in enumerate(shares)]
-    workers = RayWorkers(readers, slices, assigner, alone, reduce=reduce)
-    if killer is not None:
-        workers.monitor = lambda *news: killer(workers, *news)
-    told = []
-
-    def keep(leaves):
-        saved = workers.points("save", lambda *both: both, leaves.renumbered, *leaves.slices, own=leaves.own)
-        told.extend(workers.get(saved))
-
-    try:
-        grown = grow(workers, recipe, keep, checkpoint)
-        levels = [
-            Level(level.sizes, level.parents, grid.decode(np.concatenate(ray.get(level.slices))))
-            for level in grown
-        ]
-    finally:
-        workers.close()
-    clusters, distances = (np.concatenate(column)[np.argsort(order)] for column in zip(*told, strict=True))
-    scaled = grid.decode_squared(distances).astype(np.float32)
-    return Tree(levels, (), Leaves(np.arange(len(points)), keys, clusters, scaled))
-
-
-def assert_equal(tree, twin, size):
-    for level, other in zip(tree.levels, twin.levels, strict=True):
-        assert np.array_equal(level.sizes, other.sizes)
-        assert np.array_equal(level.centroids, other.centroids)
-    assert np.array_equal(tree.leaves.clusters, twin.leaves.clusters)
-    assert np.array_equal(tree.leaves.distances, twin.leaves.distances)
-    assert np.array_equal(balanced_sample(tree, size), balanced_sample(twin, size))
-
-
-def killing(*moments):
-    """Kills actors as a fit goes on: (which actors, phase, how far) each once."""
-    left = set(range(len(moments)))
-
-    def killer(workers, phase, done, _):
-        for i, (which, when, at) in enumerate(moments):
-            if i in left and phase == when and done >= at:
-                left.discard(i)
-                for actor in which(workers):
-                    ray.kill(actor, no_restart=False)
-
-    killer.left = left
-    return killer
-
-
-def in_a_view(killer):
-    """The same from the first resampling step of level 1 on."""
-    seen = set()
-
-    def watch(workers, phase, *news):
-        if "level 1, step 1" in seen:
-            killer(workers, phase, *news)
-        seen.add(phase)
-
-    return watch
-
 
 POINTS = blobs(3000, 8, 80)
 RECIPE = Recipe([200, 40, 8], resample_steps=2, resample_points=[5, 3, 2])
@@ -293,6 +188,32 @@ class Filling(Store):
             super().write_bytes("count", count + b".")
             if len(count) == 3:
                 raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize("lost", [None, "array", "header"])
+def test_an_actor_that_is_restarted_takes_up_what_was_written_last(tmp_path, lost):
+    """It is given the checkpoint of before; where what was written cannot be used, it begins anew."""
+    files = Store(str(tmp_path))
+    kept = Checkpoint(files, "kept", {"fit": "a"}, 1e9)
+    before = pickle.loads(pickle.dumps(kept))
+    refs = ray.put(POINTS), ray.put(keys_of(str(i) for i in range(len(POINTS))))
+    shard = PointShard([ray.put(Rows(*refs, np.arange(len(POINTS))))], Assigner())
+    workers = LocalWorkers([shard.block])
+    kept.enter(Step(1, 2), workers)
+    kept.save(Standing(found=1, slices=[POINTS[:1]], n_iter=3), (0, 1, 2), workers, now=True)
+    if lost == "array":
+        files.delete(files.list("kept", ".npy")[0])
+    elif lost == "header":
+        files.write_bytes(f"kept/{HEADER}", files.read_bytes(f"kept/{HEADER}")[:99])
+    seen = []
+
+    def conductor(workers, checkpoint):
+        at = checkpoint.standing(EVERYTHING, (0, 1, 2), workers)
+        seen.append((checkpoint.step(1, workers).step, at and at.n_iter))
+        return SimpleNamespace(slices=[POINTS[:1]]), []
+
+    shard.conduct(conductor, before)
+    assert seen == ([(2, 3)] if lost is None else [(0, None)])
 
 
 def test_a_level_that_one_actor_grows_goes_on_from_its_last_iteration(wide, tmp_path):

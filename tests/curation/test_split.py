@@ -11,9 +11,9 @@ from curation.hierarchy import grow
 from curation.inputs import grid_rows, point_keys
 from curation.recipe import Recipe
 from curation.workers import LocalWorkers
+from tests.curation.on_ray import assert_equal, grow_on_ray, killing
 from tests.curation.pools import blobs, halfway
 from tests.curation.test_checkpoint import Broken, Run
-from tests.curation.test_shards import assert_equal, grow_on_ray, killing
 
 
 def divided_alone(rows, keys, cell, leaves, seed, iterations):

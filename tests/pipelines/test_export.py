@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation import HierarchicalKMeans, balanced_sample
+from curation.levels import auto_clusters
 from pipelines.naming import LONGEST, file_name
 from pipelines.store import Store
 from tests.modalities.sources.tars import tar_of
@@ -124,6 +126,20 @@ def test_row_numbers_of_a_pool_of_embeddings(evenset, write_config, tmp_path):
     )
     counts = {id: ids.count(id) for id in set(ids)}
     assert counts == {id: row["repeats"] for id, row in exported.items()}
+
+
+def test_the_example_for_embeddings_gives_the_rows_that_the_library_does(evenset, tmp_path):
+    vectors = blobs(400)
+    np.save(tmp_path / "pool.npy", vectors)
+    source, output = f"source.path={tmp_path / 'pool.npy'}", f"output={tmp_path / 'run'}"
+    ran = evenset("run", "examples/embeddings.yaml", source, output)
+    assert ran.code == 0, ran.text
+    rows = np.load(tmp_path / "run/export/rows.npy")
+    tree = HierarchicalKMeans(auto_clusters(400), resample_steps=10).fit(vectors).tree_
+    assert np.array_equal(rows, balanced_sample(tree, 40))
+    curated = pq.read_table(tmp_path / "run/curated").to_pandas()
+    smaller = curated[curated["ranks"].map(min) <= 10]  # as docs/formats.md says
+    assert smaller["id"].astype(int).tolist() == balanced_sample(tree, 10).tolist()
 
 
 @pytest.mark.slow
