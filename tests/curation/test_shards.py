@@ -13,11 +13,12 @@ from curation.actors import PointShard
 from curation.assign import Assigner
 from curation.chance import keys_of
 from curation.checkpoint import HEADER, Checkpoint, Standing, Step
+from curation.errors import RegroupError, WorkerRestartedError
 from curation.hierarchy import grow
 from curation.inputs import grid_rows
 from curation.points import EVERYTHING
 from curation.recipe import Recipe
-from curation.shards import RayWorkers, equal_share
+from curation.shards import RayWorkers, _cpus_beside, equal_share
 from curation.workers import FIT_DONE, LocalWorkers
 from pipelines.store import Store
 from tests.curation.on_ray import Rows, assert_equal, grow_on_ray, in_a_view, killing
@@ -289,6 +290,45 @@ def test_more_shards_than_a_hundred_a_cpu_all_begin(monkeypatch):
     assert asked == [1.0] * 3
     workers._places, workers.point_shards = [], []
     workers.close()
+
+
+@pytest.mark.parametrize(
+    ("machines", "gpus", "cpus"),
+    [
+        ([{"CPU": 16, "GPU": 8}], 1, 1),
+        ([{"CPU": 4, "GPU": 8}, {"CPU": 64}], 1, 0.5),
+        ([{"CPU": 4, "GPU": 1}, {"CPU": 64}], 0.25, 1),
+        ([{"CPU": 16, "GPU": 1}, {"GPU": 2}], 1, 0),
+        ([{"CPU": 16}], 1, 1),  # machines with GPUs are to come
+    ],
+)
+def test_shards_fit_beside_their_gpus(monkeypatch, machines, gpus, cpus):
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": has} for has in machines])
+    assert _cpus_beside(gpus) == cpus
+
+
+def test_a_machine_is_missed_while_it_holds_something(monkeypatch):
+    workers = RayWorkers([Rows(ray.put(POINTS[:9]), ray.put(keys_of(map(str, range(9)))), np.arange(9))])
+    try:
+        assert workers.ask("count") == [9]
+        monkeypatch.setattr("curation.shards._machines", set)
+        assert isinstance(workers.given_up("x"), RegroupError)
+        with pytest.raises(RegroupError):
+            workers._check_machines()
+        workers._discard()  # it holds nothing any more
+        workers._check_machines()
+    finally:
+        workers.close()
+    monkeypatch.undo()
+    assert isinstance(workers.given_up("x"), CurationError)
+
+
+def test_shards_do_not_meet_where_nobody_listens():
+    """The first of them was lost after it had said where they meet."""
+    refs = ray.put(POINTS[:9]), ray.put(keys_of(map(str, range(9))))
+    shard = PointShard([ray.put(Rows(*refs, np.arange(9)))], Assigner())
+    with pytest.raises(WorkerRestartedError, match="lost before they met"):
+        shard.join(1, 0, 2, "gloo", ("127.0.0.1", 1))
 
 
 def test_a_request_that_cannot_be_met_comes_back_as_itself():

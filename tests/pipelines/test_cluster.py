@@ -103,6 +103,18 @@ def test_the_stages_give_what_the_library_gives(tmp_path, shards, distance, repe
         assert path == paths[leaf[name]].tolist()
 
 
+def test_centroids_of_another_number_of_shards_do_not_stay(tmp_path):
+    """Of a stage that was cut off while it wrote them: whoever reads the folder sees each cluster once."""
+    store, _ = embedded(tmp_path, POINTS[:700])
+    for level, name in ((1, 7), (2, 1)):
+        part = part_name(f"tree/level-{level}/centroids", name)
+        store.write_table(part, pa.table({"cluster": pa.array([0], pa.int64())}))
+    cluster(config(cluster={"n_clusters": [20, 5], "shards": 1}), store, Progress(store))
+    for level, count in ((1, 20), (2, 5)):
+        found = whole(store, f"tree/level-{level}/centroids", ["cluster"])
+        assert found["cluster"].to_pylist() == list(range(count))
+
+
 def test_assignments_keep_the_parts_of_the_embeddings(tmp_path):
     store, _ = embedded(tmp_path, POINTS[:700], 300)
     cluster(config(cluster={"n_clusters": [20, 5]}), store, Progress(store))

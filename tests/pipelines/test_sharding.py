@@ -100,6 +100,18 @@ def test_no_more_is_asked_of_an_autoscaler_than_it_can_bring(cluster, kinds, bun
         assert requested(config, found, 1_200_000, 1000) == (bundle, 2)
 
 
+def test_a_run_is_refused_before_it_embeds(evenset, write_config, tmp_path, digits):
+    (tmp_path / "pool").mkdir()
+    for i, payload in enumerate(digits[:20]):
+        (tmp_path / f"pool/{i}.png").write_bytes(payload)
+    config = write_config(tmp_path / "pool", cluster={"n_clusters": [4], "num_gpus": 1}, sample={"size": 5})
+    told = evenset("run", config)
+    assert told.code == 2
+    assert "cluster.num_gpus is 1" in told.text
+    assert not (tmp_path / "run/embeddings").exists()
+    assert evenset("embed", config).code == 0  # to be clustered elsewhere
+
+
 def test_shards_of_gpus_that_are_to_come_share_them():
     config = asked_for(shards=16)
     assert gpus_of(config, there(config, Kind(4.0, 1.0, 0, 8)), 16) == 0.5
