@@ -60,6 +60,7 @@ class Group:
         self._open = True
         try:
             here = store or TCPStore(*address, is_master=False, timeout=_MEETING)
+            here.set_timeout(_TIMEOUT)  # NCCL's shards meet in it once more, after their first pass
             dist.init_process_group(backend, store=here, rank=rank, world_size=size, timeout=_TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise WorkerRestartedError(f"the shards could not meet: {error}") from error

@@ -54,11 +54,24 @@ def equal_share(there: float, count: int) -> float:
     return int(_FINEST / sharing) / _FINEST if sharing else 0.0
 
 
+def whole_share(gpus: float) -> float:
+    """The smallest share of a GPU, of at least so much, that divides it; whole GPUs are as they are.
+
+    What an actor takes must lie on one GPU, and Ray counts the GPUs of a machine as one sum as well.
+    """
+    return gpus if gpus >= 1 or not gpus else int(_FINEST / int(1 / gpus + 1e-9)) / _FINEST
+
+
+def places_on(gpus: float, each: float) -> int:
+    """Actors of `each` GPUs, a number above 0, on a machine of so many."""
+    return int(gpus / each) if each >= 1 else int(gpus) * int(1 / each + 1e-9)
+
+
 def _cpus_beside(gpus: float) -> float:
     """CPUs of a shard of so many GPUs: at most one, so that all of them fit beside their GPUs."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     shares = [
-        has.get("CPU", 0.0) / count for has in machines if (count := int(has.get("GPU", 0.0) / gpus + 1e-9))
+        has.get("CPU", 0.0) / count for has in machines if (count := places_on(has.get("GPU", 0.0), gpus))
     ]
     return int(_FINEST * min([1.0, *shares])) / _FINEST
 
@@ -255,7 +268,7 @@ class RayWorkers(Workers):
         if set(ray.get(known)) - there or (waiting and self._machines - there):
             raise RegroupError(_GONE)
         if waiting:
-            self.tick("shards on a machine", len(known), len(self._places))
+            self.tick("shards ready", len(known), len(self._places))
 
     def conduct(self, conductor: Callable[..., Any], *args: Any) -> tuple[Grown, list[NDArray[np.int64]]]:
         """See `Workers.conduct`."""

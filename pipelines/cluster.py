@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -77,14 +77,15 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     basis = _basis(config, store, recipe, exponent, dict(zip(parts, rows, strict=True)))
     every = config.cluster.checkpoint
     checkpoint = Checkpoint(store, f"{UNFINISHED}/checkpoint", basis, every, progress.say) if every else None
-    work = _Work(config, store, progress, recipe, parts, rows, exponent, digest(basis))
+    dimensions = store.dimensions(parts[0])
+    work = _Work(config, store, progress, recipe, parts, rows, dimensions, exponent, digest(basis))
     there = useful(config, resources(config.ray), total)
-    check_places(config, there)
     regrouped = 0
     with asked(there, *requested(config, there, total, len(parts))), cleared(store):
         estimate = work.estimate()
         while True:
             try:
+                check_places(config, useful(config, resources(config.ray), total), len(parts))
                 grown, n_shards = work.grow(checkpoint)
                 break
             except RegroupError as error:
@@ -128,6 +129,7 @@ class _Work:
     recipe: Recipe
     parts: Sequence[str]
     rows: Sequence[int]
+    dimensions: int
     exponent: int
     basis: str
 
@@ -135,8 +137,7 @@ class _Work:
         """Point shards for which there is room now."""
         total = sum(self.rows)
         count = shards_now(self.config, useful(self.config, resources(self.config.ray), total), total)
-        dimensions = self.store.dimensions(self.parts[0])
-        return most_that_fit(self.config, self.recipe, self.rows, count, dimensions, self._memory)
+        return most_that_fit(self.config, self.recipe, self.rows, count, self.dimensions, self._memory())
 
     def shards(self) -> int:
         """Point shards that can work now: there are no more of them than parts to share out."""
@@ -144,8 +145,8 @@ class _Work:
 
     def estimate(self) -> float:
         """Seconds that it will take those who can work now."""
-        dimensions, cpus = self.store.dimensions(self.parts[0]), max(1, int(resources(self.config.ray).cpus))
-        return stage_estimate(self.recipe, shared_out(self.rows, self.wanted()), dimensions, cpus)
+        cpus = max(1, int(resources(self.config.ray).cpus))
+        return stage_estimate(self.recipe, shared_out(self.rows, self.wanted()), self.dimensions, cpus)
 
     def grow(self, checkpoint: Checkpoint | None) -> tuple[list[Grown], int]:
         """Grows the tree on the machines that are there, and writes it; the levels, and the shards.
@@ -205,7 +206,7 @@ class _Work:
             RunError: It is too little for greedy k-means++.
         """
         store, dealt = self.store, shares(self.rows, self.wanted())
-        memory, dimensions = self._memory(len(dealt)), store.dimensions(self.parts[0])
+        memory, dimensions = self._memory()(len(dealt)), self.dimensions
         cosine = self.config.cluster.distance == "cosine"
         scratch, here = scratch_of(store), identity()
         readers = []
@@ -229,10 +230,11 @@ class _Work:
         total = sum(self.rows)
         return gpus_of(self.config, useful(self.config, resources(self.config.ray), total), n_shards)
 
-    def _memory(self, n_shards: int) -> int:
-        """Bytes that each of so many shards may take."""
+    def _memory(self) -> Callable[[int], int]:
+        """Tells of a number of shards what bytes each may take, on the machines that are there now."""
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return memory_of(self.config, machines, n_shards, self._gpus(n_shards))
+        there = useful(self.config, resources(self.config.ray), sum(self.rows))
+        return lambda count: memory_of(self.config, machines, count, gpus_of(self.config, there, count))
 
     def _rounding(self) -> float:
         """`Grid.rounding` of all rows."""
@@ -347,7 +349,7 @@ def _monitor(progress: Progress) -> Any:
             where = phase
             progress.advance(0, where)
         else:
-            progress.advance(0, f"{where}, {phase} {done} of {total}")
+            progress.advance(0, ", ".join(filter(None, (where, f"{phase} {done} of {total}"))))
 
     return tell
 

@@ -170,6 +170,7 @@ class Runner:
         done = read_manifest(self._store, stage.folder)
         if done and not basis.changes(done.basis):
             self._progress.say(f"{stage.name}: kept, nothing changed since it finished ({done.finished})")
+            self._clusters &= stage.name != "cluster"
             return
         if stage.name in ("cluster", "sample"):
             self._check_left()

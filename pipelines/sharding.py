@@ -13,9 +13,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.errors import CurationError
 from curation.recipe import Recipe
-from curation.shards import equal_share
+from curation.shards import equal_share, places_on, whole_share
 from pipelines.config import Config
 from pipelines.errors import RequestError
 from pipelines.estimate import allowed, footing, shared_out
@@ -26,11 +25,16 @@ ROWS_A_SHARD = 4096
 ROWS_WORTH_A_MACHINE = 500_000
 """Fewer are not worth a machine that is not there yet."""
 
-_ROUNDING = 1e-9
+_ANY = 1 << 62  # bytes
 
 
-def check_places(config: Config, there: Resources) -> None:
+def check_places(config: Config, there: Resources, parts: int = 1) -> None:
     """Refuses what would wait for machines that never come.
+
+    Args:
+        config: What was asked for.
+        there: The cluster.
+        parts: Of the pool, of which each shard has one at least; 1 where that is not known yet.
 
     Raises:
         RequestError: No machine has, or will have, the GPUs of a shard, or fewer of them than were asked for.
@@ -38,7 +42,7 @@ def check_places(config: Config, there: Resources) -> None:
     gpus, wanted = config.cluster.num_gpus, config.cluster.shards
     if gpus in ("auto", 0):
         return
-    count = 1 if wanted == "auto" else wanted
+    count = 1 if wanted == "auto" else min(wanted, parts)
     if (most := places(config, there, ever=True)) < count:
         asked = f"cluster.num_gpus is {gpus:g}" + (f" and cluster.shards {count}" if count > 1 else "")
         raise RequestError(
@@ -50,12 +54,13 @@ def check_places(config: Config, there: Resources) -> None:
 
 def places(config: Config, there: Resources, *, ever: bool) -> int:
     """Shards of `cluster.num_gpus` GPUs, a number above 0, that machines have room for: now, or ever."""
-    gpus = float(config.cluster.num_gpus)
-    room = sum(int(k.gpus / gpus + _ROUNDING) * (k.most if ever else k.there) for k in there.kinds)
+    gpus = whole_share(float(config.cluster.num_gpus))
+    room = sum(places_on(kind.gpus, gpus) * (kind.most if ever else kind.there) for kind in there.kinds)
     if config.ray.gpus == "auto":
         return room
-    promised = int(config.ray.gpus / gpus + _ROUNDING)  # on machines that nobody knows of yet
-    return promised if ever else min(room, promised)
+    promised = places_on(config.ray.gpus, gpus)
+    unknown = ever and (room or not any(kind.gpus for kind in there.kinds))  # machines that are to come
+    return promised if unknown else min(room, promised)
 
 
 def useful(config: Config, there: Resources, total: int) -> Resources:
@@ -88,7 +93,7 @@ def requested(config: Config, there: Resources, total: int, parts: int) -> tuple
     bundle = {"CPU": 1.0}
     if _on_gpus(config, there):
         auto = config.cluster.num_gpus == "auto"
-        bundle = {"GPU": 1.0 if auto else float(config.cluster.num_gpus)}
+        bundle = {"GPU": 1.0 if auto else whole_share(float(config.cluster.num_gpus))}
         most = there.most_gpus if auto else places(config, there, ever=True)
     count = shards(config, total, most)
     if config.cluster.shards == "auto":
@@ -99,7 +104,7 @@ def requested(config: Config, there: Resources, total: int, parts: int) -> tuple
 def gpus_of(config: Config, there: Resources, n_shards: int) -> float | None:
     """GPUs of each of so many shards; None: those that are there, shared out equally."""
     if config.cluster.num_gpus != "auto":
-        return config.cluster.num_gpus
+        return whole_share(config.cluster.num_gpus)
     if not there.most_gpus:
         return 0.0
     if there.gpus and config.ray.gpus == "auto":
@@ -119,7 +124,7 @@ def most_that_fit(
     dimensions: int,
     memory: Callable[[int], int],
 ) -> int:
-    """The most shards, up to `wanted`, of which each has memory for its points and all centroids.
+    """Nearly the most shards, up to `wanted`, of which each has memory for its points and all centroids.
 
     Each holds all centroids, so of many clusters fewer shards are held by the same memory. What was asked
     for in numbers is left as it is, and may be refused later.
@@ -134,14 +139,16 @@ def most_that_fit(
     """
     if config.cluster.shards != "auto" or config.cluster.memory != "auto":
         return wanted
-    for count in range(wanted, 1, -1):
+    count = wanted
+    lacking: dict[float, int] = {}
+    while count:
         held = shared_out(rows, count)
-        try:
-            footing(recipe, memory(len(held)), max(held), sum(held), dimensions)
-        except CurationError:
-            continue
-        return count
-    return 1
+        least = footing(recipe, _ANY, max(held), sum(held), dimensions).least
+        if (lacks := least / max(1, memory(len(held)))) <= 1:
+            return count
+        lacking[lacks] = count
+        count -= max(1, count // 8)
+    return lacking[min(lacking)]  # which is refused, with what it takes
 
 
 def memory_of(
@@ -152,9 +159,12 @@ def memory_of(
     That of the machine which has least for each of those that it gets.
     """
     kind = "CPU" if gpus == 0 else "GPU"
-    hosts = [machine for machine in machines if machine.get(kind)] or machines
-    each = gpus or min(1.0, equal_share(sum(host.get(kind, 0.0) for host in hosts), n_shards))
-    room = [max(1, int(host.get(kind, 0.0) / each + _ROUNDING)) if each else n_shards for host in hosts]
+    hosts = next(
+        (found for has in (kind, "CPU") if (found := [machine for machine in machines if machine.get(has)])),
+        machines,  # those that will host shards may not be there yet
+    )
+    each = gpus or equal_share(sum(host.get(kind, 0.0) for host in hosts), n_shards)
+    room = [max(1, places_on(host.get(kind, 0.0), each)) if each else n_shards for host in hosts]
     most = next(c for c in itertools.count(1) if c == max(room) or sum(min(c, r) for r in room) >= n_shards)
     return min(
         allowed(config, min(most, r), int(host.get("memory", 0) + host.get("object_store_memory", 0)))

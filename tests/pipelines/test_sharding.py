@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.recipe import Recipe
+from curation.shards import equal_share
 from pipelines.config import Config
 from pipelines.errors import RequestError
+from pipelines.estimate import footing, shares
 from pipelines.resources import Kind, reckoned
 from pipelines.sharding import (
     check_places,
@@ -41,12 +43,18 @@ def there(config, *kinds, elastic=True):
         ({"num_gpus": 0.6, "shards": 3}, {}, [Kind(8.0, 1.0, 2, 2)]),
         ({"num_gpus": 1, "shards": 16}, {}, [Kind(8.0, 1.0, 0, 8)]),
         ({"num_gpus": 1, "shards": 5}, {"gpus": 4}, []),
+        ({"num_gpus": 2}, {"gpus": 8}, [Kind(8.0, 1.0, 2, 2)]),
     ],
 )
 def test_shards_for_which_no_machine_has_gpus_are_refused(cluster, ray, kinds):
     config = asked_for(ray, **cluster)
     with pytest.raises(RequestError, match=r"cluster\.num_gpus is .* have places for \d such shards"):
-        check_places(config, there(config, *kinds))
+        check_places(config, there(config, *kinds), 100)
+
+
+def test_there_are_no_more_shards_than_parts_and_so_no_more_are_refused():
+    config = asked_for(num_gpus=1, shards=8)
+    check_places(config, there(config, Kind(8.0, 4.0, 1, 1)), 3)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +67,7 @@ def test_shards_for_which_no_machine_has_gpus_are_refused(cluster, ray, kinds):
         ({"num_gpus": 0.4}, {}, [Kind(4.0, 1.0, 2, 2)], 4),
         ({"num_gpus": 2}, {}, [Kind(4.0, 3.0, 2, 2)], 2),
         ({"num_gpus": 0.25}, {}, [Kind(4.0, 1.0, 0, 2)], 1),
+        ({"num_gpus": 0.3}, {}, [Kind(4.0, 4.0, 2, 2)], 24),  # three a GPU, not 13 a machine
         ({"num_gpus": 0}, {}, [Kind(4.0, 1.0, 2, 2)], 8),
         ({"num_gpus": 1}, {"gpus": 3}, [Kind(4.0, 4.0, 2, 2)], 3),
         ({"num_gpus": 1}, {"gpus": 3}, [], 1),
@@ -110,6 +119,9 @@ def test_a_run_is_refused_before_it_embeds(evenset, write_config, tmp_path, digi
     assert "cluster.num_gpus is 1" in told.text
     assert not (tmp_path / "run/embeddings").exists()
     assert evenset("embed", config).code == 0  # to be clustered elsewhere
+    assert evenset("run", config, "cluster.num_gpus=auto").code == 0
+    told = evenset("run", config, "sample.size=6")  # from the tree that is there
+    assert told.code == 0, told
 
 
 def test_shards_of_gpus_that_are_to_come_share_them():
@@ -133,6 +145,7 @@ def machine(cpus, gib, gpus=0):
         ([machine(64, 256)] * 3 + [machine(8, 64, 8)], 8, None, 64 / 8),
         ([machine(8, 64, 2)] * 2, 4, 0.5, 64 / 2),
         ([machine(0, 8)], 3, 0.0, 8 / 3),
+        ([machine(0, 8), machine(16, 64)], 1, 1.0, 64),  # which has a GPU is still to come
     ],
 )
 def test_a_shard_may_take_its_part_of_the_machine_it_is_on(machines, shards, gpus, share):
@@ -144,10 +157,16 @@ def test_of_very_many_clusters_fewer_shards_are_held():
     """Each holds all centroids: 2.2 GB of 64 GB, of which half is for points."""
     recipe, memory = Recipe([100_000]), partial(memory_of, asked_for(), [machine(16, 64)], gpus=0.0)
     rows = [100_000] * 16
-    assert most_that_fit(asked_for(), recipe, rows, 16, 768, memory) == 15
+    assert most_that_fit(asked_for(), recipe, rows, 16, 768, memory) == 14
     assert most_that_fit(asked_for(), Recipe([1000]), rows, 16, 768, memory) == 16
     assert most_that_fit(asked_for(shards=16), recipe, rows, 16, 768, memory) == 16
-    assert most_that_fit(asked_for(), Recipe([10_000_000]), [10**8] * 16, 16, 768, memory) == 1
+
+    def lacks(count):
+        held = [10**7 * len(share) for share in shares([1] * 16, count)]
+        return footing(Recipe([10**6]), 1 << 62, max(held), sum(held), 768).least / memory(len(held))
+
+    none = most_that_fit(asked_for(), Recipe([10**6]), [10**7] * 16, 16, 768, memory)  # is refused
+    assert lacks(none) == min(lacks(count) for count in range(1, 17)) > 1
 
 
 @given(st.lists(st.tuples(st.integers(1, 64), st.integers(0, 8)), min_size=1, max_size=5), st.data())
@@ -162,6 +181,13 @@ def test_shards_that_are_not_refused_have_places(machines, data):
         return
     count = shards_now(config, found, MANY)
     gpus = gpus_of(config, found, count)
-    each = min(1.0, found.gpus / count) if gpus is None else gpus
-    if each:
-        assert sum(int(kind.gpus / each + 1e-9) for kind in kinds) >= count
+    each = equal_share(found.gpus, count) if gpus is None else gpus
+    if each:  # dealt GPU by GPU, as Ray does
+        places = 0
+        for kind in kinds:
+            free = [1.0] * int(kind.gpus)
+            while each < 1 and (left := [i for i, share in enumerate(free) if share >= each]):
+                free[left[0]] -= each
+                places += 1
+            places += len(free) // int(each) if each >= 1 else 0
+        assert places >= count
