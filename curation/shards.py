@@ -55,11 +55,13 @@ def equal_share(there: float, count: int) -> float:
 
 
 def whole_share(gpus: float) -> float:
-    """The smallest share of a GPU, of at least so much, that divides it; whole GPUs are as they are.
+    """The smallest share of a GPU, of at least so much, that divides it; more than one are whole ones.
 
     What an actor takes must lie on one GPU, and Ray counts the GPUs of a machine as one sum as well.
     """
-    return gpus if gpus >= 1 or not gpus else int(_FINEST / int(1 / gpus + 1e-9)) / _FINEST
+    if gpus >= 1 or not gpus:
+        return float(math.ceil(gpus))
+    return max(1, int(_FINEST / int(1 / gpus + 1e-9))) / _FINEST
 
 
 def places_on(gpus: float, each: float) -> int:

@@ -58,7 +58,7 @@ def places(config: Config, there: Resources, *, ever: bool) -> int:
     room = sum(places_on(kind.gpus, gpus) * (kind.most if ever else kind.there) for kind in there.kinds)
     if config.ray.gpus == "auto":
         return room
-    promised = places_on(config.ray.gpus, gpus)
+    promised = int(config.ray.gpus / gpus + 1e-9)  # which may be a share of one
     unknown = ever and (room or not any(kind.gpus for kind in there.kinds))  # machines that are to come
     return promised if unknown else min(room, promised)
 

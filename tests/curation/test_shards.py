@@ -18,7 +18,7 @@ from curation.hierarchy import grow
 from curation.inputs import grid_rows
 from curation.points import EVERYTHING
 from curation.recipe import Recipe
-from curation.shards import RayWorkers, _cpus_beside, equal_share
+from curation.shards import RayWorkers, _cpus_beside, equal_share, whole_share
 from curation.workers import FIT_DONE, LocalWorkers
 from pipelines.store import Store
 from tests.curation.on_ray import Rows, assert_equal, grow_on_ray, in_a_view, killing
@@ -257,6 +257,13 @@ def test_all_shards_fit_the_machines_however_many_they_are(machines, count):
     share = equal_share(sum(machines), count)
     assert 0 < share <= 1
     assert sum(int(there / share + 1e-9) for there in machines) >= count
+
+
+@pytest.mark.parametrize(
+    ("gpus", "whole"), [(0, 0), (1e-9, 1e-4), (0.25, 0.25), (0.3, 0.3333), (0.6, 1), (1, 1), (1.5, 2), (4, 4)]
+)
+def test_a_share_of_a_gpu_divides_it(gpus, whole):
+    assert whole_share(gpus) == whole
 
 
 def test_where_nothing_is_there_or_it_cannot_be_divided_nothing_is_asked_for():

@@ -66,11 +66,13 @@ def test_there_are_no_more_shards_than_parts_and_so_no_more_are_refused():
         ({"num_gpus": 0.6}, {}, [Kind(4.0, 1.0, 2, 2)], 2),
         ({"num_gpus": 0.4}, {}, [Kind(4.0, 1.0, 2, 2)], 4),
         ({"num_gpus": 2}, {}, [Kind(4.0, 3.0, 2, 2)], 2),
+        ({"num_gpus": 1.5}, {}, [Kind(4.0, 4.0, 2, 2)], 4),
         ({"num_gpus": 0.25}, {}, [Kind(4.0, 1.0, 0, 2)], 1),
         ({"num_gpus": 0.3}, {}, [Kind(4.0, 4.0, 2, 2)], 24),  # three a GPU, not 13 a machine
         ({"num_gpus": 0}, {}, [Kind(4.0, 1.0, 2, 2)], 8),
         ({"num_gpus": 1}, {"gpus": 3}, [Kind(4.0, 4.0, 2, 2)], 3),
         ({"num_gpus": 1}, {"gpus": 3}, [], 1),
+        ({"num_gpus": 0.25}, {"gpus": 0.5}, [Kind(4.0, 1.0, 1, 1)], 2),
         ({"shards": 5}, {}, [Kind(4.0, 0.0, 1, 1)], 5),
     ],
 )
