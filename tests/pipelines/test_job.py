@@ -178,7 +178,16 @@ def scenes(folder, _):
     return [f"source.path={folder}", "sample.size=40"], 160
 
 
-EXAMPLES = {"images": images, "text": documents, "satellite": scenes}
+def vectors(folder, _):
+    """Embeddings, one of them not finite."""
+    folder.mkdir()
+    points = blobs(300)
+    points[7] = np.nan
+    np.save(folder / "embeddings.npy", points)
+    return [f"source.path={folder / 'embeddings.npy'}", "sample.size=40"], 299
+
+
+EXAMPLES = {"images": images, "text": documents, "satellite": scenes, "embeddings": vectors}
 """How each example gets a small pool: the overrides, and how many samples of it are good."""
 
 
