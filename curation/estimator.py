@@ -100,8 +100,8 @@ class CentroidEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clust
             ValueError: As `predict`.
         """
         rows = self._on_grid(X)
-        squared = exact.squared_distances(rows, self._centroids, None, self._labels(rows))
         weights = np.ones(len(rows)) if sample_weight is None else checked_weights(sample_weight, len(rows))
+        squared = exact.squared_distances(rows, self._centroids, None, self._labels(rows))
         return -float(self._grid.decode_squared(squared) @ weights)
 
     def _take(self, grid: exact.Grid, centroids: NDArray[np.float32]) -> None:

@@ -68,20 +68,24 @@ class Footing:
 
     def __post_init__(self) -> None:
         if self.memory < self.least:
-            table = TABLE_BYTES * self.n_clusters * self.dimensions
             more = "spread the points over more workers (cluster.shards)"
             raise CurationError(
                 f"{self.memory:,} bytes of memory are too few for {self.n_points:,} points of "
                 f"{self.dimensions} dimensions and {self.n_clusters:,} clusters: their keys and labels, the "
                 f"centroids and a block of rows take at least {self.least:,}; allow that much "
-                f"(cluster.memory), or {more if 2 * table < self.memory else 'ask for fewer clusters'}"
+                f"(cluster.memory), or {more if 2 * self.table < self.memory else 'ask for fewer clusters'}"
             )
 
     @property
     def fixed(self) -> int:
         """Bytes that it takes however the rows are held."""
         state = STATE_BYTES * (self.n_points + self.n_selected)
-        return state + TABLE_BYTES * self.n_clusters * self.dimensions
+        return state + self.table
+
+    @property
+    def table(self) -> int:
+        """Bytes of all centroids, and of what is reckoned of them."""
+        return TABLE_BYTES * self.n_clusters * self.dimensions
 
     @property
     def least(self) -> int:

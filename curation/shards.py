@@ -8,7 +8,6 @@ through the object store; the driver sees references, counts, and the few (value
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from curation.assign import Assigner
 from curation.errors import CurationError, RegroupError, WorkerRestartedError
 from curation.kept import DamagedError
 from curation.rows import Rows
+from curation.shares import FINEST, equal_share, places_on
 from curation.workers import FIT_DONE, Handle, Workers, slice_edges
 
 if TYPE_CHECKING:
@@ -38,35 +38,9 @@ _RETRIES = 2  # of one call: one that always kills its actor ends, and with it t
 _PATIENCE = 5.0  # seconds for a shard to clear away its file
 _PATIENT = 600.0  # seconds for a shard to be reached again
 _GLANCE = 5.0  # seconds between two looks at the machines
-_FINEST = 10_000  # Ray counts in parts of a CPU as small as this
 _GONE = "a machine was lost with what it held"
 _SUMMED = frozenset({"assign", "hint", "reduce", "halves"})  # methods that return `Partial`s
 _ALONE = 1_000_000  # centroids of a level below that one actor takes and clusters by itself
-
-
-def equal_share(there: float, count: int) -> float:
-    """The CPUs (or GPUs) that each of `count` actors asks for, at most one, so that all of them fit.
-
-    As many share each one, so that it does not matter on which machines these are. 0 where there are none,
-    or fewer than Ray can divide: then actors ask for nothing.
-    """
-    sharing = math.ceil(count / there) if there else 0
-    return int(_FINEST / sharing) / _FINEST if sharing else 0.0
-
-
-def whole_share(gpus: float) -> float:
-    """The smallest share of a GPU, of at least so much, that divides it; more than one are whole ones.
-
-    What an actor takes must lie on one GPU, and Ray counts the GPUs of a machine as one sum as well.
-    """
-    if gpus >= 1 or not gpus:
-        return float(math.ceil(gpus))
-    return max(1, int(_FINEST / int(1 / gpus + 1e-9))) / _FINEST
-
-
-def places_on(gpus: float, each: float) -> int:
-    """Actors of `each` GPUs, a number above 0, on a machine of so many."""
-    return int(gpus / each) if each >= 1 else int(gpus) * int(1 / each + 1e-9)
 
 
 def _cpus_beside(gpus: float) -> float:
@@ -75,7 +49,7 @@ def _cpus_beside(gpus: float) -> float:
     shares = [
         has.get("CPU", 0.0) / count for has in machines if (count := places_on(has.get("GPU", 0.0), gpus))
     ]
-    return int(_FINEST * min([1.0, *shares])) / _FINEST
+    return int(FINEST * min([1.0, *shares])) / FINEST
 
 
 def _machines() -> set[str]:

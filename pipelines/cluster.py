@@ -40,7 +40,7 @@ from pipelines.groups import groups
 from pipelines.manifest import digest, read_manifest
 from pipelines.points import Assignments, PoolRows
 from pipelines.progress import Progress
-from pipelines.resources import asked, resources
+from pipelines.resources import Resources, asked, resources
 from pipelines.scratch import UNFINISHED, clear, cleared, delete_here, scratch_of
 from pipelines.sharding import (
     check_places,
@@ -79,13 +79,12 @@ def cluster(config: Config, store: Store, progress: Progress) -> dict[str, Any]:
     checkpoint = Checkpoint(store, f"{UNFINISHED}/checkpoint", basis, every, progress.say) if every else None
     dimensions = store.dimensions(parts[0])
     work = _Work(config, store, progress, recipe, parts, rows, dimensions, exponent, digest(basis))
-    there = useful(config, resources(config.ray), total)
-    regrouped = 0
+    there, regrouped = work.there(), 0
     with asked(there, *requested(config, there, total, len(parts))), cleared(store):
         estimate = work.estimate()
         while True:
             try:
-                check_places(config, useful(config, resources(config.ray), total), len(parts))
+                check_places(config, work.there(), len(parts))
                 grown, n_shards = work.grow(checkpoint)
                 break
             except RegroupError as error:
@@ -133,10 +132,13 @@ class _Work:
     exponent: int
     basis: str
 
+    def there(self) -> Resources:
+        """The cluster as it is now, as far as it is of use."""
+        return useful(self.config, resources(self.config.ray), sum(self.rows))
+
     def wanted(self) -> int:
         """Point shards for which there is room now."""
-        total = sum(self.rows)
-        count = shards_now(self.config, useful(self.config, resources(self.config.ray), total), total)
+        count = shards_now(self.config, self.there(), sum(self.rows))
         return most_that_fit(self.config, self.recipe, self.rows, count, self.dimensions, self._memory())
 
     def shards(self) -> int:
@@ -161,7 +163,7 @@ class _Work:
         workers = RayWorkers(
             readers,
             len(readers),
-            gpus=self._gpus(len(readers)),
+            gpus=gpus_of(config, self.there(), len(readers)),
             reduce=config.cluster.reduce,
             wanted=self.shards if config.cluster.shards == "auto" else None,
         )
@@ -225,15 +227,9 @@ class _Work:
             clear(scratch, kept)
         return readers
 
-    def _gpus(self, n_shards: int) -> float | None:
-        """GPUs of each of so many shards; None to share out those that are there."""
-        total = sum(self.rows)
-        return gpus_of(self.config, useful(self.config, resources(self.config.ray), total), n_shards)
-
     def _memory(self) -> Callable[[int], int]:
         """Tells of a number of shards what bytes each may take, on the machines that are there now."""
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        there = useful(self.config, resources(self.config.ray), sum(self.rows))
+        machines, there = [node["Resources"] for node in ray.nodes() if node["Alive"]], self.there()
         return lambda count: memory_of(self.config, machines, count, gpus_of(self.config, there, count))
 
     def _rounding(self) -> float:

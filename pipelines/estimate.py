@@ -100,6 +100,11 @@ def footing(recipe: Recipe, memory: int, held: int, total: int, dimensions: int)
     return Footing(memory, held, dimensions, recipe.n_clusters[0], min(held, selected))
 
 
+def least_bytes(recipe: Recipe, held: int, total: int, dimensions: int) -> int:
+    """The smallest memory of a shard that holds so many of `total` points."""
+    return footing(recipe, 2**62, held, total, dimensions).least
+
+
 def actor_bytes(shard: Footing) -> int:
     """Memory of the process of a point shard."""
     return PROCESS_BYTES + (shard.whole if shard.resident else shard.memory)

@@ -31,6 +31,7 @@ from pipelines.estimate import (
     crew,
     footing,
     greedy_refusal,
+    least_bytes,
     shared_out,
     stage_bytes,
     stage_seconds,
@@ -234,8 +235,7 @@ def _plan_memory(config: Config, found: Plan, recipe: Recipe, here: Machine, d: 
         shard = footing(recipe, memory, most, n, d)
         refusal = greedy_refusal(recipe, shard)
     except CurationError as error:
-        least = footing(recipe, 2**62, most, n, d).least
-        shard, refusal = footing(recipe, least, most, n, d), str(error)
+        shard, refusal = footing(recipe, least_bytes(recipe, most, n, d), most, n, d), str(error)
     if refusal:
         found.warnings.append(f"{refusal} (the run would end so)")
     found.streamed = not shard.resident

@@ -128,7 +128,7 @@ class Runner:
     def run(self, stages: tuple[str, ...]) -> None:
         """Do ``stages``; see `run`."""
         self._check_upstream(stages[0])
-        self._clusters = "cluster" in stages
+        self._clusters = "cluster" in stages  # until it is seen that the tree is kept
         if {"cluster", "sample"} & set(stages):
             self._check_left()
         with alone(self._store):

@@ -7,6 +7,7 @@ there are places for, and what no machine can have is refused before anything st
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,18 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.recipe import Recipe
-from curation.shards import equal_share, places_on, whole_share
+from curation.shares import equal_share, places_on, whole_share
 from pipelines.config import Config
 from pipelines.errors import RequestError
-from pipelines.estimate import allowed, footing, shared_out
+from pipelines.estimate import allowed, least_bytes, shared_out
 from pipelines.resources import Resources
 
 ROWS_A_SHARD = 4096
 """Fewer are not worth an actor."""
 ROWS_WORTH_A_MACHINE = 500_000
 """Fewer are not worth a machine that is not there yet."""
-
-_ANY = 1 << 62  # bytes
 
 
 def check_places(config: Config, there: Resources, parts: int = 1) -> None:
@@ -78,10 +77,7 @@ def shards(config: Config, total: int, room: float) -> int:
 
 def shards_now(config: Config, there: Resources, total: int) -> int:
     """Point shards wanted now: one a GPU (or a share of one) where there are or may be GPUs, or one a CPU."""
-    if not _on_gpus(config, there):
-        return shards(config, total, there.cpus)
-    auto = config.cluster.num_gpus == "auto"
-    return shards(config, total, there.gpus if auto else places(config, there, ever=False))
+    return shards(config, total, _room(config, there, ever=False))
 
 
 def requested(config: Config, there: Resources, total: int, parts: int) -> tuple[dict[str, float], int]:
@@ -89,16 +85,12 @@ def requested(config: Config, there: Resources, total: int, parts: int) -> tuple
 
     It brings all of them or none, so no more are asked for than may come.
     """
-    most = there.most_cpus
-    bundle = {"CPU": 1.0}
-    if _on_gpus(config, there):
-        auto = config.cluster.num_gpus == "auto"
-        bundle = {"GPU": 1.0 if auto else whole_share(float(config.cluster.num_gpus))}
-        most = there.most_gpus if auto else places(config, there, ever=True)
+    gpus, most = config.cluster.num_gpus, int(_room(config, there, ever=True))
     count = shards(config, total, most)
     if config.cluster.shards == "auto":
         count = min(count, max(1, total // ROWS_WORTH_A_MACHINE))
-    return bundle, max(1, min(parts, count, int(most)))
+    gpu = 1.0 if gpus == "auto" else whole_share(gpus)
+    return {"GPU": gpu} if _on_gpus(config, there) else {"CPU": 1.0}, max(1, min(parts, count, most))
 
 
 def gpus_of(config: Config, there: Resources, n_shards: int) -> float | None:
@@ -114,6 +106,15 @@ def gpus_of(config: Config, there: Resources, n_shards: int) -> float | None:
 
 def _on_gpus(config: Config, there: Resources) -> bool:
     return bool(there.most_gpus and config.cluster.num_gpus)
+
+
+def _room(config: Config, there: Resources, *, ever: bool) -> float:
+    """CPUs, GPUs, or places of so many GPUs: for a shard each."""
+    if not _on_gpus(config, there):
+        return there.most_cpus if ever else there.cpus
+    if config.cluster.num_gpus != "auto":
+        return places(config, there, ever=ever)
+    return there.most_gpus if ever else there.gpus
 
 
 def most_that_fit(
@@ -139,16 +140,13 @@ def most_that_fit(
     """
     if config.cluster.shards != "auto" or config.cluster.memory != "auto":
         return wanted
-    count = wanted
-    lacking: dict[float, int] = {}
-    while count:
+    count, tried = wanted, [(math.inf, wanted)]  # what it takes of its memory
+    while count and tried[-1][0] > 1:
         held = shared_out(rows, count)
-        least = footing(recipe, _ANY, max(held), sum(held), dimensions).least
-        if (lacks := least / max(1, memory(len(held)))) <= 1:
-            return count
-        lacking[lacks] = count
+        least = least_bytes(recipe, max(held), sum(held), dimensions)
+        tried.append((least / max(1, memory(len(held))), count))
         count -= max(1, count // 8)
-    return lacking[min(lacking)]  # which is refused, with what it takes
+    return min(tried)[1]  # where none fits, the one that is refused for the least
 
 
 def memory_of(
@@ -159,10 +157,8 @@ def memory_of(
     That of the machine which has least for each of those that it gets.
     """
     kind = "CPU" if gpus == 0 else "GPU"
-    hosts = next(
-        (found for has in (kind, "CPU") if (found := [machine for machine in machines if machine.get(has)])),
-        machines,  # those that will host shards may not be there yet
-    )
+    with_cpus = [machine for machine in machines if machine.get("CPU")] or machines
+    hosts = [machine for machine in machines if machine.get(kind)] or with_cpus  # GPUs may be still to come
     each = gpus or equal_share(sum(host.get(kind, 0.0) for host in hosts), n_shards)
     room = [max(1, places_on(host.get(kind, 0.0), each)) if each else n_shards for host in hosts]
     most = next(c for c in itertools.count(1) if c == max(room) or sum(min(c, r) for r in room) >= n_shards)

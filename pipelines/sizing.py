@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from curation.shares import FINEST, places_on, whole_share
 from pipelines.config import Config
 from pipelines.errors import RequestError
 from pipelines.resources import Kind, Resources
@@ -17,7 +18,6 @@ SAMPLES_WORTH_AN_ACTOR = 50_000
 """Fewer are encoded before a machine that is not there yet has come, which takes minutes."""
 
 _ROUNDING = 1e-9
-_FINEST = 10_000  # Ray counts in parts of a CPU as small as this
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,13 @@ def check_gpus(config: Config, there: Resources) -> None:
     Raises:
         RequestError: No machine has, or will have, the GPUs of an actor.
     """
-    gpus = float(config.encoder.num_gpus)
+    asked = float(config.encoder.num_gpus)
+    gpus = whole_share(asked)
     said = config.ray.gpus != "auto" and there.most_gpus >= gpus and not any(k.gpus for k in there.kinds)
     if gpus and not said and (there.most_gpus < gpus or not _hosts(there, gpus)):
         largest = max((kind.gpus for kind in there.kinds), default=0)
         raise RequestError(
-            f"encoder.num_gpus is {gpus:g}, but the run may use {there.most_gpus:g} GPUs, and the largest"
+            f"encoder.num_gpus is {asked:g}, but the run may use {there.most_gpus:g} GPUs, and the largest"
             f" machine that is there or that an autoscaler is known to bring has {largest:g}: set"
             " encoder.num_gpus=0 to encode on CPUs, join a cluster with GPUs, or say in ray.gpus how many may"
             " come"
@@ -88,8 +89,9 @@ def _hosts(there: Resources, gpus: float) -> list[Kind]:
 
 
 def _on_gpus(config: Config, there: Resources, parts: int, samples: int) -> Sizing:
-    gpus, hosts = float(config.encoder.num_gpus), _hosts(there, float(config.encoder.num_gpus))
-    room = [int(host.gpus / gpus + _ROUNDING) for host in hosts]  # actors of a machine
+    gpus = whole_share(float(config.encoder.num_gpus))
+    hosts = _hosts(there, gpus)
+    room = [places_on(host.gpus, gpus) for host in hosts]  # actors of a machine
     fitting = sum(each * host.there for each, host in zip(room, hosts, strict=True))
     coming = sum(each * host.most for each, host in zip(room, hosts, strict=True))
     if config.ray.gpus != "auto":
@@ -134,7 +136,7 @@ def _shares(sharing: int, cpus: float) -> tuple[float, float]:
     (Of more than three a CPU, on large machines, the little more is less than Ray can count.)
     """
     encoder = (1 + 0.1 / max(1.0, sharing * cpus - 1)) / sharing
-    return int(encoder * _FINEST) / _FINEST, 0.9 / sharing
+    return int(encoder * FINEST) / FINEST, 0.9 / sharing
 
 
 def _room(sharing: int, machines: list[tuple[float, int]], cpus: float) -> int:

@@ -18,7 +18,8 @@ from curation.hierarchy import grow
 from curation.inputs import grid_rows
 from curation.points import EVERYTHING
 from curation.recipe import Recipe
-from curation.shards import RayWorkers, _cpus_beside, equal_share, whole_share
+from curation.shards import RayWorkers, _cpus_beside
+from curation.shares import equal_share, whole_share
 from curation.workers import FIT_DONE, LocalWorkers
 from pipelines.store import Store
 from tests.curation.on_ray import Rows, assert_equal, grow_on_ray, in_a_view, killing

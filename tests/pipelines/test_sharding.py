@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.recipe import Recipe
-from curation.shards import equal_share
+from curation.shares import equal_share
 from pipelines.config import Config
 from pipelines.errors import RequestError
 from pipelines.estimate import footing, shares

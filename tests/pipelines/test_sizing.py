@@ -155,12 +155,12 @@ def test_gpus_that_nobody_knows_of_can_be_promised():
 cpus = st.integers(1, 64).map(float)
 
 
-@given(cpus, st.integers(1, 8), st.sampled_from([0.1, 0.25, 0.5, 1.0, 2.0]), st.integers(1, 5))
+@given(cpus, st.integers(1, 8), st.sampled_from([0.1, 0.25, 0.3, 0.5, 0.6, 1.0, 2.0]), st.integers(1, 5))
 def test_a_task_fits_beside_the_gpu_actors_of_every_machine(cpus, gpus, share, machines):
     assume(share <= gpus)
     there = cluster(Kind(cpus, float(gpus), machines, machines), elastic=False)
     size = sizing(asked_for({"num_gpus": share}), there, 10_000, MANY)
-    of_one = int(gpus / share + 1e-9)
+    of_one = gpus * int(1 / share + 1e-9) if share < 1 else int(gpus / share)  # a share lies on one GPU
     assert size.first == of_one * machines
     assert size.cpus * of_one + size.task_cpus <= cpus + 1e-9
     assert size.cpus <= 1
